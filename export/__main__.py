@@ -1,0 +1,52 @@
+"""`python -m export --run_dir=DIR --out=DIR`: a run as a SavedModel, verified."""
+
+import dataclasses
+import json
+import pathlib
+
+from zoo import flags
+from zoo.errors import UsageError
+from zoo.models import dataclass_fields
+from zoo.rundir import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """What an export can be told."""
+
+    run_dir: str | None = None
+    """Directory of a training run."""
+    out: str | None = None
+    """Directory of the served model; the next version number is made in it."""
+
+    def __post_init__(self):
+        if not self.run_dir or not self.out:
+            raise UsageError("--run_dir and --out are needed: a training run, and where to write")
+
+
+def main(argv: list[str]) -> int:
+    """Writes the SavedModel; returns the exit code."""
+    fields = dataclass_fields(pathlib.Path(__file__), "ExportFlags")
+    if flags.wants_help(argv):
+        print(flags.help_text("python -m export --run_dir=DIR --out=DIR", {"Flags": fields}))
+        return 0
+    options = ExportFlags(**flags.parse(fields, argv))
+    Run.open(options.run_dir)
+
+    from zoo import runtime
+
+    runtime.import_tensorflow()
+    from export import savedmodel
+    from zoo import restore
+
+    restored = restore.restore(options.run_dir)
+    path = savedmodel.write(restored.model, pathlib.Path(options.out))
+    report = json.loads((path / "verification.json").read_text(encoding="utf-8"))
+    print(f"{path} from {restored.checkpoint}")
+    for endpoint, difference in report["max_abs_difference"].items():
+        print(f"  {endpoint}: verified in a fresh process, max abs difference {difference:.1e}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.run_command(main)

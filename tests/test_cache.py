@@ -1,0 +1,245 @@
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo.data import cache
+
+ROOT = Path(__file__).parents[1]
+
+
+def drawn() -> dict[str, np.ndarray]:
+    images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
+    return {"image": images, "label": np.array([3, 1], np.int32)}
+
+
+def never() -> dict[str, np.ndarray]:
+    raise AssertionError("drawn although it was cached")
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[key].dtype == b[key].dtype and np.array_equal(a[key], b[key]) for key in a
+    )
+
+
+def run(code: str, *arguments: object, **options) -> subprocess.Popen:
+    """A Python process that runs `code` in the root of the repository."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, **options)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_roundtrip(tmp_path):
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+    again = cache.cached("set", never, tmp_path)
+    assert same(again, drawn())
+    assert again["image"].flags.writeable
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set.lock", "set.npz"]
+
+
+def test_names_are_kept_apart(tmp_path):
+    cache.cached("one", drawn, tmp_path)
+    other = {"image": np.ones((1, 2, 2, 1), np.uint8)}
+    assert same(cache.cached("two", lambda: other, tmp_path), other)
+    assert same(cache.cached("one", never, tmp_path), drawn())
+
+
+def test_directory_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE_DIR", str(tmp_path / "mine"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache.default_directory() == tmp_path / "mine"
+    monkeypatch.delenv("ZOO_CACHE_DIR")
+    assert cache.default_directory() == tmp_path / "xdg" / "zoo"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.default_directory() == tmp_path / "home" / ".cache" / "zoo"
+    cache.cached("set", drawn)
+    assert (tmp_path / "home" / ".cache" / "zoo" / "set.npz").exists()
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(tmp_path, caplog):
+    cache.cached("set", drawn, tmp_path)
+    path = tmp_path / "set.npz"
+    good = path.read_bytes()
+    noticed = 0
+    for position, bits in itertools.product(range(len(good)), (0x01, 0xFF)):
+        damaged = bytearray(good)
+        damaged[position] ^= bits
+        path.write_bytes(damaged)
+        caplog.clear()
+        assert same(cache.cached("set", drawn, tmp_path), drawn())
+        if caplog.records:
+            noticed += 1
+            assert len(caplog.records) == 1 and "\n" not in caplog.text.rstrip("\n")
+            assert "damaged" in caplog.text and "set.npz" in caplog.text
+            assert path.read_bytes()[position] == good[position]
+    assert noticed > len(good)  # the rest is zip's own: times, unused flags
+
+
+def test_a_flipped_byte_in_the_payload_is_noticed(tmp_path, caplog):
+    cache.cached("set", drawn, tmp_path)
+    path = tmp_path / "set.npz"
+    content = bytearray(path.read_bytes())
+    at = content.index(drawn()["image"].tobytes())
+    content[at + 5] ^= 1
+    path.write_bytes(content)
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+    assert "damaged" in caplog.text
+    assert same(cache.cached("set", never, tmp_path), drawn())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"not a zip file at all\n" * 100,
+        lambda content: bytes(len(content)),
+    ),
+    ids=("empty", "half", "last byte cut", "garbage", "zeros"),
+)
+def test_damaged_files_are_drawn_again(tmp_path, caplog, damage):
+    cache.cached("set", drawn, tmp_path)
+    path = tmp_path / "set.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "damaged" in caplog.text
+    assert same(cache.cached("set", never, tmp_path), drawn())
+
+
+def test_another_npz_under_our_name_is_not_ours(tmp_path, caplog):
+    np.savez(tmp_path / "set.npz", image=np.zeros(3))
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+    cache.cached("other", lambda: {"image": np.zeros(3)}, tmp_path)
+    os.replace(tmp_path / "other.npz", tmp_path / "set.npz")
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+    assert len(caplog.records) == 2 and "image of other" in caplog.text
+
+
+def test_the_warning_goes_to_stderr_without_any_logging_set_up(tmp_path):
+    (tmp_path / "set.npz").write_bytes(b"x")
+    code = """
+        import sys, numpy as np
+        from zoo.data import cache
+        cache.cached("set", lambda: {"image": np.zeros(3)}, sys.argv[1])
+    """
+    process = run(code, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    out, err = process.communicate()
+    assert process.returncode == 0 and out == ""
+    assert err.count("\n") == 1 and "damaged" in err
+
+
+@pytest.mark.parametrize("below", ("", "deeper"))
+def test_an_unusable_directory_is_no_failure(tmp_path, caplog, below):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert same(cache.cached("set", drawn, blocked / below), drawn())
+    assert len(caplog.records) == 1 and "ZOO_CACHE_DIR" in caplog.text
+    assert blocked.read_text() == "in the way"
+
+
+def test_a_readable_file_is_used_although_nothing_can_be_written(tmp_path, monkeypatch):
+    cache.cached("set", drawn, tmp_path)
+    (tmp_path / "set.lock").unlink()
+    (tmp_path / "set.lock").mkdir()  # opening it to lock would fail
+    assert same(cache.cached("set", never, tmp_path), drawn())
+
+
+def test_a_full_disk_is_no_failure(tmp_path):
+    code = """
+        import resource, sys, numpy as np
+        from zoo.data import cache
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        arrays = cache.cached("set", lambda: {"image": np.ones(10**6, np.uint8)}, sys.argv[1])
+        assert arrays["image"].sum() == 10**6
+    """
+    process = run(code, tmp_path, stderr=subprocess.PIPE, text=True)
+    err = process.communicate()[1]
+    assert process.returncode == 0, err
+    assert err.count("\n") == 1 and "ZOO_CACHE_DIR" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["set.lock"]
+
+
+def test_an_error_while_drawing_is_passed_on_and_leaves_the_lock_free(tmp_path):
+    with pytest.raises(AssertionError, match="drawn although"):
+        cache.cached("set", never, tmp_path)
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+
+
+def test_concurrent_processes_draw_once(tmp_path):
+    code = """
+        import sys, time, numpy as np
+        from zoo.data import cache
+        def draw():
+            with open(sys.argv[1] + "/draws", "a") as file:
+                file.write("drawn\\n")
+            time.sleep(0.7)
+            return {"image": np.arange(50_000)}
+        print(cache.cached("set", draw, sys.argv[1] + "/cache")["image"].sum())
+    """
+    processes = [run(code, tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    sums = [process.communicate()[0].strip() for process in processes]
+    assert sums == [str(sum(range(50_000)))] * 4
+    assert (tmp_path / "draws").read_text() == "drawn\n"
+
+
+KILLED_WRITER = """
+    import pathlib, sys, time, numpy as np
+    from zoo.data import cache
+    directory = pathlib.Path(sys.argv[1])
+    def stop(*_):
+        (directory / "here").touch()
+        time.sleep(60)
+    if sys.argv[2] == "half":
+        def write_then_stop(file, array, **options):
+            file.write(b"x" * 10_000)
+            file.flush()
+            stop()
+        np.lib.format.write_array = write_then_stop
+    elif sys.argv[2] == "before fsync":
+        cache.os.fsync = stop
+    else:
+        cache.os.replace = stop
+    cache.cached("set", lambda: {"image": np.ones(1000)}, directory)
+"""
+
+
+@pytest.mark.parametrize("moment", ("half", "before fsync", "before rename"))
+def test_killed_while_writing(tmp_path, moment):
+    process = run(KILLED_WRITER, tmp_path, moment)
+    try:
+        wait_for(tmp_path / "here")
+        # Alive, it holds its lock: another name may be written, and its file is left alone.
+        cache.cached("other", drawn, tmp_path)
+        assert (tmp_path / "set.tmp").exists()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "set.npz").exists()
+    cache.cached("third", drawn, tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert same(cache.cached("set", drawn, tmp_path), drawn())
+
+
+def test_the_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
+    (tmp_path / "set.tmp").write_bytes(b"x" * 100_000)
+    cache.cached("set", drawn, tmp_path)
+    assert same(cache.cached("set", never, tmp_path), drawn())
+    assert not list(tmp_path.glob("*.tmp"))

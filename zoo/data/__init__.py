@@ -1,0 +1,1 @@
+"""Data: one file, one source of labelled images; each is listed by its name."""

@@ -1,0 +1,186 @@
+"""Command lines: absl flags made from dataclasses, parsed twice so that a model's Config counts.
+
+The first parse finds `--model`, the second knows the fields of its Config too. A run's flags.txt
+is a flagfile, read back by the same code.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from absl import flags
+
+import zoo.models
+from zoo.errors import UsageError, check_positive
+from zoo.models import Field, dataclass_fields
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """What every training run can be told, whatever its model."""
+
+    model: str | None = None
+    """Which model to train; `python -m zoo` lists them."""
+    dataset: str | None = None
+    """Which data set to train on; `python -m zoo` lists them. Default: the model's own."""
+    image_size: int | None = None
+    """Height and width of the images; the data set's own by default."""
+    run_dir: str | None = None
+    """Directory of the run; runs/<model>-<dataset> by default."""
+    overwrite: bool = False
+    """Remove the run in run_dir and start anew."""
+    seed: int = 0
+    """Of weights, noise and data order."""
+    total_steps: int | None = None
+    """Train until this step; the model's own default."""
+    batch_size: int | None = None
+    """Examples a step, over all devices; the model's own default."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products and convolutions; weights and losses stay in float32."""
+    jit_compile: bool = False
+    """Compile the step with XLA; slower on CPUs."""
+    steps_per_loop: int = 100
+    """Most steps in one call of the compiled loop."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    sample_every: int = 500
+    """Steps between picture sheets."""
+    eval_every: int = 500
+    """Steps between evaluations on held-out examples."""
+
+    def __post_init__(self):
+        names = ("image_size", "total_steps", "batch_size", "steps_per_loop")
+        names += ("checkpoint_every", "sample_every", "eval_every")
+        check_positive(**{name: getattr(self, name) for name in names})
+        if not 0 <= self.seed < 2**31:
+            raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
+
+
+# What may differ when a run goes on: none of it changes what a step computes, but for
+# total_steps, which the learning rate's schedule follows.
+MAY_CHANGE = frozenset(
+    ("total_steps", "steps_per_loop", "checkpoint_every", "sample_every", "eval_every")
+)
+_NOT_RECORDED = ("run_dir", "overwrite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A parsed training command: the run's flags, and those of the model's Config."""
+
+    run: RunFlags
+    config: Mapping[str, Any]
+
+    def recorded(self) -> dict[str, str]:
+        """Flag name -> text, for flags.txt: all that the run depends on, defaults written out."""
+        values = {**dataclasses.asdict(self.run), **self.config}
+        return {
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in values.items()
+            if name not in _NOT_RECORDED and value is not None
+        }
+
+
+def run_fields() -> list[Field]:
+    """The fields of RunFlags."""
+    return dataclass_fields(pathlib.Path(__file__), "RunFlags")
+
+
+def parse_training(argv: Sequence[str]) -> Settings:
+    """argv without the program's name -> Settings; UsageError on anything wrong."""
+    known = parse(run_fields(), argv, known_only=True)
+    name = known["model"]
+    if not name:
+        raise UsageError(f"--model is missing: expected one of {', '.join(zoo.models.names())}")
+    fields = zoo.models.config_fields(name)
+    values = parse([*run_fields(), *fields], argv)
+    defaults = zoo.models.defaults(name)
+    run = {field.name: values[field.name] for field in run_fields()}
+    run |= {key: value for key, value in defaults.items() if run[key] is None}
+    if not run["run_dir"]:
+        run["run_dir"] = f"runs/{name}-{run['dataset'].replace('/', '-')}"
+    config = {field.name: values[field.name] for field in fields}
+    return Settings(RunFlags(**run), config)
+
+
+def read_recorded(recorded: Mapping[str, str]) -> Settings:
+    """Settings from what `Settings.recorded` gave."""
+    return parse_training([f"--{name}={value}" for name, value in recorded.items()])
+
+
+def parse(
+    fields: Sequence[Field], argv: Sequence[str], *, known_only: bool = False
+) -> dict[str, Any]:
+    """Flag values by name; UsageError for unknown flags, bad values and stray arguments."""
+    values = flags.FlagValues()
+    for field in fields:
+        _define(field, values)
+    try:
+        rest = values(["", *argv], known_only=known_only)[1:]
+    except flags.Error as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise UsageError(f"cannot read flagfile {error.filename}: {error.strerror}") from error
+    if rest and not known_only:
+        raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+    return {field.name: getattr(values, field.name) for field in fields}
+
+
+def _define(field: Field, values: flags.FlagValues) -> None:
+    if field.choices:
+        flags.DEFINE_enum(
+            field.name, field.default, list(field.choices), field.help, flag_values=values
+        )
+        return
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_boolean,
+        str: flags.DEFINE_string,
+    }[field.type]
+    define(field.name, field.default, field.help, flag_values=values)
+
+
+def help_text(usage: str, sections: Mapping[str, Sequence[Field]]) -> str:
+    """What --help prints: a usage line, then each section's flags with help and default."""
+    lines = [f"usage: {usage}"]
+    for title, fields in sections.items():
+        lines += ["", f"{title}:"]
+        for field in fields:
+            kind = "|".join(field.choices) or field.type.__name__
+            default = "" if field.default is None else f" (default {field.default})"
+            lines += [f"  --{field.name}={kind}{default}", f"      {field.help}"]
+    return "\n".join(lines)
+
+
+def training_help(argv: Sequence[str]) -> str:
+    """--help of the training command; with a known --model, its flags too."""
+    sections = {"Flags of every run": run_fields()}
+    name = next((a.partition("=")[2] for a in argv if a.startswith(("--model=", "-model="))), "")
+    if name:
+        sections[f"Flags of {name}"] = zoo.models.config_fields(name)
+    text = help_text("python -m zoo.train --model=NAME [--flag=value ...]", sections)
+    return text if name else f"{text}\n\nA model's own flags: --model=NAME --help"
+
+
+def run_command(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a command's main(argv) and exits: 2 and one line on stderr for a UsageError."""
+    try:
+        code = main(sys.argv[1:])
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 141
+    sys.exit(code)
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the command line asks for help."""
+    return any(argument in ("--help", "-help", "-h", "--helpfull") for argument in argv)

@@ -1,0 +1,289 @@
+"""What a zoo model is: named objectives, one forward pass a step, and the only `train_step`.
+
+A model declares, by name, the variables that each of its objectives may move, and computes all
+of its losses in one forward pass. The base class takes each objective's gradient for its own
+variables only. A VAE has one objective, a GAN two. `zoo.loop.Loop` and `keras.Model.fit` drive
+the same `train_step`, and end in the same weights.
+
+Shape letters: B examples on this replica, H W C image height, width, channels, N samples.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SAMPLE_CHUNK = 64
+
+
+class Losses(NamedTuple):
+    """What one forward pass gives: what is minimised apart from what is only reported.
+
+    Every tensor is per example, [B] float32, or a scalar that is the same on every replica.
+    """
+
+    objectives: dict[str, tf.Tensor]
+    reports: dict[str, tf.Tensor]
+
+
+class Sheet(NamedTuple):
+    """Pictures to be shown as a grid: images [N, H, W, C] float32 in [0, 1]."""
+
+    images: tf.Tensor
+    columns: int
+
+
+class Noise:
+    """The random numbers of one step, each a pure function of (seed, step, purpose).
+
+    They are drawn for the global batch and sliced by replica, so that N replicas see what one
+    replica with the same global batch would have seen.
+    """
+
+    def __init__(self, seed: int, step: tf.Tensor, batch_size: tf.Tensor):
+        """batch_size: examples on this replica; seed: 0 ≤ seed < 2**31."""
+        context = tf.distribute.get_replica_context()
+        self._seed = seed
+        self._step = tf.cast(step, tf.int64)
+        self._batch_size = batch_size
+        self._num_replicas = context.num_replicas_in_sync if context else 1
+        self._replica = context.replica_id_in_sync_group if context else 0
+
+    def seed(self, purpose: str) -> tf.Tensor:
+        """[2] int64: the stateless seed of this purpose in this step."""
+        return tf.stack([tf.constant(fold_seed(self._seed, purpose), tf.int64), self._step])
+
+    def normal(self, purpose: str, *shape: int) -> tf.Tensor:
+        """[B, *shape] float32 from N(0, 1)."""
+        return self._draw(tf.random.stateless_normal, purpose, shape)
+
+    def uniform(self, purpose: str, *shape: int) -> tf.Tensor:
+        """[B, *shape] float32 from U[0, 1)."""
+        return self._draw(tf.random.stateless_uniform, purpose, shape)
+
+    def _draw(self, distribution, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
+        rows = self._batch_size * self._num_replicas
+        # The default algorithm differs under XLA; philox is the same everywhere.
+        values = distribution([rows, *shape], self.seed(purpose), alg="philox")
+        if self._num_replicas == 1:
+            return values
+        start = self._replica * self._batch_size
+        return values[start : start + self._batch_size]
+
+
+def fold_seed(seed: int, purpose: str) -> int:
+    """One int64 for (seed, purpose); distinct for all seeds in [0, 2**31)."""
+    return (int(seed) << 32) | zlib.crc32(purpose.encode())
+
+
+def row_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
+    """[count, 2] int64: the seeds of pictures start, start + 1, … of the sheet named by seed."""
+    index = np.arange(start, start + count, dtype=np.int64)
+    return np.stack([np.full_like(index, seed), index], axis=1)
+
+
+def normal_per_seed(seeds: tf.Tensor, size: int, purpose: str = "latents") -> tf.Tensor:
+    """seeds [N, 2] int64 -> [N, size] float32 from N(0, 1), row by row from its own seed."""
+    return _per_seed(tf.random.stateless_normal, seeds, (size,), purpose)
+
+
+def uniform_per_seed(seeds: tf.Tensor, purpose: str) -> tf.Tensor:
+    """seeds [N, 2] int64 -> [N] float32 from U[0, 1), row by row from its own seed."""
+    return _per_seed(tf.random.stateless_uniform, seeds, (), purpose)
+
+
+def _per_seed(distribution, seeds: tf.Tensor, shape: tuple[int, ...], purpose: str) -> tf.Tensor:
+    seeds = tf.bitwise.bitwise_xor(
+        tf.cast(seeds, tf.int64), tf.constant([fold_seed(0, purpose) << 31, 0], tf.int64)
+    )
+    return tf.map_fn(
+        lambda seed: distribution(shape, seed, alg="philox"),
+        seeds,
+        fn_output_signature=tf.TensorSpec(shape, tf.float32),
+    )
+
+
+def to_float(images: tf.Tensor) -> tf.Tensor:
+    """uint8 images in 0…255 -> float32 in [0, 1], on the device that trains; float32 unchanged."""
+    if images.dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255.0
+    return tf.cast(images, tf.float32)
+
+
+class GenerativeModel(keras.Model):
+    """Base class of all zoo models.
+
+    A subclass gives `objective_variables`, `compute_losses`, `scalar_names`, `sample_latents`,
+    `decode` and `endpoints`, and makes every variable in `__init__`, so that a checkpoint restores all.
+    `step`, an int64 variable, is the only clock: noise, data order and schedules follow it.
+    """
+
+    scalar_names: tuple[str, ...] = ()
+    samplers: tuple[str, ...] = ()
+
+    def __init__(
+        self, *, image_shape: tuple[int, int, int], num_classes: int = 0, seed: int = 0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.image_shape = tuple(image_shape)
+        self.num_classes = num_classes
+        self.seed = seed
+        self.optimizers: Mapping[str, keras.optimizers.Optimizer] = {}
+        self.sample_function = tf.function(self.sample, autograph=False)
+        self.step = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            name="step",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def objective_variables(self) -> dict[str, list[keras.Variable]]:
+        """Objective name -> the trainable variables that its gradient may move."""
+        raise NotImplementedError(f"{type(self).__name__} declares no objectives")
+
+    def compute_losses(self, batch: dict[str, tf.Tensor], noise: Noise, training: bool) -> Losses:
+        """One forward pass: batch {"image": [B, H, W, C] uint8, "label": [B] int32} -> Losses."""
+        raise NotImplementedError(f"{type(self).__name__} computes no losses")
+
+    def sample_latents(
+        self, seeds: tf.Tensor, labels: tf.Tensor | None = None, sampler: str = ""
+    ) -> tf.Tensor:
+        """seeds [N, 2] int64, labels [N] int32 or None -> latents [N, Z].
+
+        sampler: one of `samplers`, the first by default.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no latents")
+
+    def decode(self, latents: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """latents [N, Z], labels [N] int32 or None -> images [N, H, W, C] float32 in [0, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} does not decode")
+
+    def sample(self, seeds: tf.Tensor, labels: tf.Tensor | None = None, **sampler) -> tf.Tensor:
+        """seeds [N, 2] int64, labels [N] int32 or None -> images [N, H, W, C] float32 in [0, 1].
+
+        Pure: row i depends on seeds[i] and labels[i] alone.
+        """
+        return self.decode(self.sample_latents(seeds, labels, **sampler), labels)
+
+    def sheets(self, batch: dict[str, tf.Tensor]) -> dict[str, "Sheet"]:
+        """Pictures worth seeing while it trains, by name: samples of the same seeds each time.
+
+        batch: held-out examples, for models that show what they make of a picture.
+        """
+        seeds = row_seeds(self.seed, SAMPLE_CHUNK)
+        if not self.samplers:
+            return {"samples": Sheet(self.sample_function(seeds), columns=8)}
+        return {
+            f"samples_{name}": Sheet(self.sample_function(seeds, sampler=name), columns=8)
+            for name in self.samplers
+        }
+
+    def endpoints(self) -> dict[str, Any]:
+        """Endpoint name -> tf.function with an input signature, batch dimension first."""
+        raise NotImplementedError(f"{type(self).__name__} exports no endpoints")
+
+    def evaluate_batch(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:
+        """Held-out measures per example, [B] each; by default the losses without training."""
+        losses = self.compute_losses(batch, noise, training=False)
+        return {**losses.objectives, **losses.reports}
+
+    def embed(self, images: np.ndarray) -> np.ndarray | None:
+        """images uint8 [N, H, W, C] -> [N, Z] for the projector; None: this model cannot."""
+        return None
+
+    def thorough_measures(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:
+        """Measures too slow for every evaluation, [B] each; taken once, at the end."""
+        return {}
+
+    def compile(self, optimizers: Mapping[str, keras.optimizers.Optimizer], **kwargs) -> None:
+        """optimizers: one for each objective, by name; they are built here, in this scope."""
+        variables = self.objective_variables()
+        if set(optimizers) != set(variables):
+            raise ValueError(
+                f"{type(self).__name__}.compile got optimizers for {sorted(optimizers)}, "
+                f"expected one for each of the objectives {sorted(variables)}"
+            )
+        for name, optimizer in optimizers.items():
+            optimizer.build(variables[name])
+        kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=next(iter(optimizers.values())), **kwargs)
+        self.optimizers = dict(optimizers)
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Moves every objective's variables once; returns this replica's means, `scalar_names`."""
+        variables = self.objective_variables()
+        with tf.GradientTape(persistent=len(variables) > 1) as tape:
+            losses = self.compute_losses(batch, self._noise(batch), training=True)
+            # Optimizers sum over replicas: each contributes its share of the global mean.
+            shares = {name: self._share(loss) for name, loss in losses.objectives.items()}
+        gradients = {
+            name: tape.gradient(shares[name], variables[name]) for name in losses.objectives
+        }
+        for name, gradient in gradients.items():
+            self.optimizers[name].apply(gradient, variables[name])
+        self.step.assign_add(1)
+        return {
+            name: tf.reduce_mean(value)
+            for name, value in {**losses.objectives, **losses.reports}.items()
+        }
+
+    def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """What `keras.Model.evaluate` reports: means of `evaluate_batch`."""
+        measures = self.evaluate_batch(batch, self._noise(batch))
+        return {name: tf.reduce_mean(value) for name, value in measures.items()}
+
+    def _noise(self, batch: dict[str, tf.Tensor]) -> Noise:
+        return Noise(self.seed, self.step.read_value(), batch_size(batch))
+
+    def _share(self, loss: tf.Tensor) -> tf.Tensor:
+        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.reduce_mean(loss) / num_replicas
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """All that training needs to go on: weights, every optimizer, the step."""
+        optimizers = {f"optimizer_{name}": value for name, value in self.optimizers.items()}
+        return tf.train.Checkpoint(model=self, step=self.step, **optimizers)
+
+    def state(self) -> list[tf.Variable]:
+        """Every variable that a checkpoint holds, in a fixed order, each once."""
+        keras_variables = list(self.variables)
+        for optimizer in self.optimizers.values():
+            keras_variables += optimizer.variables
+        unique = {id(v): v.value for v in keras_variables}
+        return [*unique.values(), self.step]
+
+
+def batch_size(batch: dict[str, tf.Tensor]) -> int | tf.Tensor:
+    """Examples in a batch: an int where the shape is static, else a tensor."""
+    images = batch["image"]
+    return images.shape[0] if images.shape[0] is not None else tf.shape(images)[0]
+
+
+def sample_images(
+    model: GenerativeModel, seeds: np.ndarray, labels: np.ndarray | None = None, **kwargs
+) -> np.ndarray:
+    """seeds [N, 2] int64 -> images uint8 [N, H, W, C].
+
+    Always computed in chunks of SAMPLE_CHUNK rows, so that matrix products see the same shapes
+    and a picture has the same bytes whatever N is.
+    """
+    pictures = []
+    for start in range(0, len(seeds), SAMPLE_CHUNK):
+        rows = seeds[start : start + SAMPLE_CHUNK]
+        padding = SAMPLE_CHUNK - len(rows)
+        rows = np.pad(rows, [(0, padding), (0, 0)], mode="edge")
+        if labels is not None:
+            chunk = np.pad(labels[start : start + SAMPLE_CHUNK], (0, padding), mode="edge")
+            kwargs["labels"] = tf.constant(chunk, tf.int32)
+        images = model.sample_function(tf.constant(rows, tf.int64), **kwargs).numpy()
+        pictures.append(to_uint8(images[: SAMPLE_CHUNK - padding]))
+    return np.concatenate(pictures)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """float images in [0, 1] -> uint8, rounded to nearest."""
+    return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -1,0 +1,90 @@
+"""Losses as pure functions of tensors, per example [B] unless the docstring says otherwise.
+
+Shape letters: B examples, H W C image height, width, channels, Z latent dimensions.
+"""
+
+import math
+
+import tensorflow as tf
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+
+
+def _sum_pixels(values: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, C] -> [B]."""
+    return tf.reduce_sum(values, axis=[1, 2, 3])
+
+
+def bernoulli_nll(images: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of pixels in [0, 1] under Bernoulli(sigmoid(logits)), nats per image.
+
+    images, logits: [B, H, W, C]. Kingma & Welling 2014, appendix C.1. For grey pixels its lowest
+    value is `bernoulli_entropy(images)`, not 0.
+    """
+    return _sum_pixels(tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits))
+
+
+def bernoulli_entropy(images: tf.Tensor) -> tf.Tensor:
+    """The least that `bernoulli_nll` can be for these pixels in [0, 1], nats per image."""
+    return -_sum_pixels(tf.math.xlogy(images, images) + tf.math.xlog1py(1.0 - images, -images))
+
+
+def gaussian_nll(images: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
+    """-log N(images; mean, exp(log_scale)**2), nats per image; negative where the fit is close.
+
+    images, mean: [B, H, W, C] in [0, 1]; log_scale: broadcast to them, learned and shared by all
+    pixels in σ-VAE (Rybkin, Daniilidis & Levine 2021, section 3).
+    """
+    squared = tf.square((images - mean) * tf.exp(-log_scale))
+    return _sum_pixels(0.5 * (squared + LOG_TWO_PI) + log_scale)
+
+
+def discretized_logistic_nll(images: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
+    """-log P of 8-bit pixels under a logistic cut into 256 bins, nats per image.
+
+    images, mean: [B, H, W, C] in [0, 1], images on the grid k / 255; log_scale: broadcast to
+    them. The first and last bins take the tails. Kingma et al. 2016 (IAF), appendix C; Salimans
+    et al. 2017 (PixelCNN++), section 2.1. Divide by H·W·C·ln 2 for bits per dimension.
+    """
+    half_bin = 0.5 / 255.0
+    inverse_scale = tf.exp(-log_scale)
+    upper = (images - mean + half_bin) * inverse_scale
+    lower = (images - mean - half_bin) * inverse_scale
+    # log(sigmoid(upper) - sigmoid(lower)), without the cancellation of the plain difference.
+    width = 2.0 * half_bin * inverse_scale
+    inside = (
+        tf.math.log_sigmoid(upper) + tf.math.log_sigmoid(-lower) + tf.math.log1p(-tf.exp(-width))
+    )
+    first = tf.math.log_sigmoid(upper)
+    last = tf.math.log_sigmoid(-lower)
+    log_probability = tf.where(
+        images < half_bin, first, tf.where(images > 1.0 - half_bin, last, inside)
+    )
+    return -_sum_pixels(log_probability)
+
+
+def gaussian_kl(mean: tf.Tensor, logvar: tf.Tensor) -> tf.Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, I)), nats per image; mean, logvar: [B, Z].
+
+    Kingma & Welling 2014, appendix B: summed over latents, never averaged.
+    """
+    return 0.5 * tf.reduce_sum(tf.square(mean) + tf.exp(logvar) - 1.0 - logvar, axis=-1)
+
+
+def gaussian_log_density(
+    values: tf.Tensor, mean: tf.Tensor | float, logvar: tf.Tensor | float
+) -> tf.Tensor:
+    """log N(values; mean, exp(logvar)), summed over the last axis: [..., Z] -> [...]."""
+    mean, logvar = tf.convert_to_tensor(mean), tf.convert_to_tensor(logvar)
+    squared = tf.square(values - mean) * tf.exp(-logvar)
+    return -0.5 * tf.reduce_sum(squared + logvar + LOG_TWO_PI, axis=-1)
+
+
+def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
+    """log (1/K) Σ_k exp(log_weights[k]): [K, B] -> [B], a lower bound of log p(x) in nats.
+
+    log_weights[k] = log p(x, z_k) - log q(z_k | x), z_k ~ q. Burda, Grosse & Salakhutdinov 2016,
+    equation 8; K = 1 is the ELBO.
+    """
+    num_samples = tf.cast(tf.shape(log_weights)[0], log_weights.dtype)
+    return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(num_samples)

@@ -1,0 +1,56 @@
+"""From a run directory to its model: what sampling, export and evaluation share."""
+
+import os
+from typing import NamedTuple
+
+import keras
+
+import zoo.models
+from zoo.checkpoints import BrokenCheckpoints, Checkpoints
+from zoo.errors import UsageError
+from zoo.flags import Settings, read_recorded
+from zoo.generative import GenerativeModel
+from zoo.rundir import Run
+
+
+class Restored(NamedTuple):
+    """A run's model with the weights of its newest whole checkpoint."""
+
+    model: GenerativeModel
+    settings: Settings
+    class_names: tuple[str, ...]
+    checkpoint: str
+
+
+def build_model(
+    settings: Settings, image_shape: tuple[int, int, int], class_names: tuple[str, ...]
+) -> GenerativeModel:
+    """The model that a run's settings describe, with fresh weights from its seed."""
+    run = settings.run
+    module = zoo.models.load(run.model)
+    keras.utils.set_random_seed(run.seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if run.precision == "bfloat16" else "float32")
+    return module.build(
+        module.Config(**settings.config),
+        image_shape=tuple(image_shape),
+        num_classes=len(class_names),
+        total_steps=run.total_steps,
+        seed=run.seed,
+    )
+
+
+def restore(run_dir: str | os.PathLike) -> Restored:
+    """The model of a run directory; UsageError if it is none or has no readable checkpoint."""
+    run = Run.open(run_dir)
+    settings = read_recorded(run.flags())
+    data = run.read_json("data.json")
+    if data is None:
+        raise UsageError(f"{run_dir} has no data.json: its training never began; train it first")
+    model = build_model(settings, data["image_shape"], tuple(data["class_names"]))
+    try:
+        path = Checkpoints(model.checkpoint(), run.checkpoints).restore()
+    except BrokenCheckpoints as error:
+        raise UsageError(str(error)) from error
+    if path is None:
+        raise UsageError(f"{run_dir} has no checkpoint yet: let it train a while first")
+    return Restored(model, settings, tuple(data["class_names"]), path)

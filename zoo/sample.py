@@ -1,0 +1,105 @@
+"""`python -m zoo.sample --run_dir=DIR`: pictures from a run by seed, or a walk between them."""
+
+import dataclasses
+import pathlib
+
+from zoo import files, flags, pictures
+from zoo.errors import UsageError, check_positive
+from zoo.models import dataclass_fields
+from zoo.rundir import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """What a sheet or a walk can be told."""
+
+    run_dir: str | None = None
+    """Directory of a training run."""
+    count: int | None = None
+    """Pictures on the sheet (64 by default), or latents on the walk (8 by default)."""
+    seed: int = 0
+    """The same seed gives the same pictures, whatever their number."""
+    label: str | None = None
+    """Only this class, by its name or number."""
+    sampler: str | None = None
+    """Where latents come from, for models that have several ways."""
+    walk: bool = False
+    """An endless animation from latent to latent instead of a sheet."""
+    frames: int = 12
+    """With --walk, frames from each latent to the next."""
+    out: str | None = None
+    """File to write: .png, with --walk .webp or .gif; default: samples.png or walk.webp in DIR."""
+
+    def __post_init__(self):
+        check_positive(count=self.count, frames=self.frames)
+        if not self.run_dir:
+            raise UsageError("--run_dir is missing: expected the directory of a training run")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed={self.seed}: expected 0 to {2**63 - 1}")
+
+
+def main(argv: list[str]) -> int:
+    """Writes the picture; returns the exit code."""
+    fields = dataclass_fields(pathlib.Path(__file__), "SampleFlags")
+    if flags.wants_help(argv):
+        usage = "python -m zoo.sample --run_dir=DIR [--flag=value ...]"
+        print(flags.help_text(usage, {"Flags": fields}))
+        return 0
+    options = SampleFlags(**flags.parse(fields, argv))
+    count = options.count or (8 if options.walk else 64)
+    out = pathlib.Path(
+        options.out or pathlib.Path(options.run_dir, "walk.webp" if options.walk else "samples.png")
+    )
+    kind = pictures.format_of(out, *((".webp", ".gif") if options.walk else (".png",)))
+    Run.open(options.run_dir)
+
+    from zoo import runtime
+
+    runtime.import_tensorflow()
+    import numpy as np
+
+    from zoo import hooks, restore
+    from zoo.generative import row_seeds, sample_images
+
+    restored = restore.restore(options.run_dir)
+    model = restored.model
+    sampler = {}
+    if options.sampler is not None:
+        if options.sampler not in model.samplers:
+            known = ", ".join(model.samplers) or "none for this model"
+            raise UsageError(f"--sampler={options.sampler}: expected one of: {known}")
+        sampler = {"sampler": options.sampler}
+    labels = None
+    if options.label is not None:
+        labels = np.full(count, _label(options.label, restored.class_names), np.int32)
+    if options.walk:
+        frames = hooks.walk(
+            model,
+            seed=options.seed,
+            count=count,
+            frames=options.frames,
+            labels=labels,
+            **sampler,
+        )
+        data = pictures.animate(frames, kind)
+    else:
+        images = sample_images(model, row_seeds(options.seed, count), labels, **sampler)
+        columns = max(1, round(count**0.5))
+        data = pictures.encode(pictures.grid(images, columns))
+    files.write(out, data)
+    how = f", sampler {options.sampler or model.samplers[0]}" if model.samplers else ""
+    print(f"{out} (seed {options.seed}{how}, {restored.checkpoint})")
+    return 0
+
+
+def _label(text: str, class_names: tuple[str, ...]) -> int:
+    if text in class_names:
+        return class_names.index(text)
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    known = ", ".join(class_names) or "no classes in this run's data"
+    raise UsageError(f"--label={text}: expected a class: {known}")
+
+
+if __name__ == "__main__":
+    flags.run_command(main)
