@@ -41,7 +41,7 @@ def write(model: GenerativeModel, directory: pathlib.Path) -> pathlib.Path:
         endpoints = model.endpoints()
         _write_archive(model, endpoints, temporary / "model")
         requests = temporary / "requests.npz"
-        np.savez(requests, **_requests(endpoints))
+        np.savez(requests, **_requests(endpoints))  # type: ignore[arg-type]
         verification = _verify_in_fresh_process(temporary / "model", requests)
         report = json.dumps(verification, indent=2) + "\n"
         (temporary / "model" / "verification.json").write_text(report, encoding="utf-8")

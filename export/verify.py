@@ -16,7 +16,7 @@ def verify(path: str, requests: str, tolerance: float) -> dict:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow imports Keras where it finds it; a server has none.
-    sys.modules["keras"] = None
+    sys.modules["keras"] = None  # type: ignore[assignment]
     import numpy as np
     import tensorflow as tf
 

@@ -1,10 +1,11 @@
 """`python -m zoo`: the models and data sets by name, and the commands."""
 
 import zoo
-from zoo import models
+from zoo import flags, models
 from zoo.data import source
+from zoo.errors import UsageError
 
-_COMMANDS = {
+COMMANDS = {
     "zoo.train": "train a model, or resume its run",
     "zoo.sample": "pictures from a run by seed; --walk for an animation",
     "export": "a run as a SavedModel that needs nothing of ours",
@@ -12,20 +13,23 @@ _COMMANDS = {
 }
 
 
-def main() -> None:
-    """Prints the lists."""
+def main(argv: list[str]) -> int:
+    """Prints the lists; returns the exit code."""
+    if argv and not flags.wants_help(argv):
+        raise UsageError(f"unexpected argument {argv[0]!r}: to train, python -m zoo.train")
     print(f"zoo {zoo.__version__}: models for AI art\n")
     for title, names in (
         ("Models (--model)", models.names()),
         ("Data sets (--dataset)", source.names()),
-        ("Commands (python -m ..., each with --help)", _COMMANDS),
+        ("Commands (python -m ..., each with --help)", COMMANDS),
     ):
         print(f"{title}:")
         for name, text in names.items():
             print(f"  {name:18} {text}")
         print()
     print("Start: python -m zoo.train --model=vae")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    flags.run_command(main)

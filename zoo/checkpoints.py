@@ -1,7 +1,8 @@
-"""Checkpoints of a run: saved under a temporary name, restored with a fall-back.
+"""Checkpoints of a run: written under a temporary name, restored with a fall-back.
 
-TensorFlow keeps a checksum of every tensor; a checkpoint cut short or flipped on disk fails to
-restore, is named, and the one before it is taken.
+The directory's files alone say what is there. A checkpoint is whole once its index has its name:
+the index is renamed last, and removed first. TensorFlow keeps a checksum of every tensor; what
+was damaged afterwards fails to restore, is named, and the checkpoint before it is taken.
 """
 
 import pathlib
@@ -10,7 +11,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from zoo.errors import reason
+
 KEEP = 3
+_TEMPORARY = "saving"
 
 
 class BrokenCheckpoints(Exception):
@@ -23,9 +27,11 @@ class Checkpoints:
     def __init__(self, checkpoint: tf.train.Checkpoint, directory: pathlib.Path):
         self._checkpoint = checkpoint
         self._directory = directory
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, str(directory), max_to_keep=KEEP, checkpoint_name="step"
-        )
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, the newest last."""
+        names = (path.stem.removeprefix("step-") for path in self._directory.glob("step-*.index"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of this step; the oldest beyond KEEP are removed after.
@@ -33,34 +39,44 @@ class Checkpoints:
         If it cannot be written, what was half-written is removed and the older ones stay.
         """
         try:
-            self._manager.save(checkpoint_number=step)
+            self._checkpoint.write(str(self._directory / _TEMPORARY))
+            # In the order of the alphabet: data, then index.
+            for path in sorted(self._directory.glob(f"{_TEMPORARY}.*")):
+                path.rename(path.with_name(f"step-{step}{path.suffix}"))
         except BaseException:
             self.remove_partial()
             raise
+        for old in self.steps()[:-KEEP]:
+            (self._directory / f"step-{old}.index").unlink()
+        self.remove_partial()
 
     def remove_partial(self) -> None:
         """Removes what a save that never ended left behind; only for the process that trains."""
-        listed = {pathlib.Path(path).name for path in self._manager.checkpoints}
-        for path in self._directory.glob("step-*"):
-            if path.name.partition(".")[0] not in listed:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self._directory / f"{_TEMPORARY}_temp", ignore_errors=True)
+        whole = {f"step-{step}" for step in self.steps()}
+        for pattern in (f"{_TEMPORARY}.*", "step-*.data-*"):
+            for path in self._directory.glob(pattern):
+                if path.stem not in whole:
+                    path.unlink()
 
     def restore(self, say: Callable[[str], None] = print) -> str | None:
-        """Restores the newest checkpoint that reads whole; its name, or None if there is none.
+        """Restores the newest checkpoint that reads whole; its path, or None if there is none.
 
         Names each broken one through `say`. BrokenCheckpoints if all are broken.
         Every variable must exist before: all of them and nothing else must match.
         """
-        paths = list(reversed(self._manager.checkpoints))
-        for path in paths:
+        steps = self.steps()
+        for step in reversed(steps):
+            path = str(self._directory / f"step-{step}")
             try:
-                status = self._checkpoint.restore(path)
+                status = self._checkpoint.read(path)
             except (tf.errors.OpError, ValueError, IndexError) as error:
-                reason = str(error).partition("\n")[0]
-                say(f"Checkpoint {path} is damaged ({reason}): trying the one before it")
+                say(f"Checkpoint {path} is damaged ({reason(error)}): trying the one before it")
                 continue
             status.assert_existing_objects_matched().assert_consumed()
             return path
-        if paths:
-            raise BrokenCheckpoints(f"none of {len(paths)} checkpoints can be read: {paths}")
+        if steps:
+            raise BrokenCheckpoints(
+                f"none of the {len(steps)} checkpoints in {self._directory} can be read"
+            )
         return None

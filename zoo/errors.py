@@ -1,6 +1,7 @@
 """The one exception that stands for bad input, and the checks that raise it."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -9,6 +10,12 @@ class UsageError(ValueError):
 
     Commands print the line and exit with code 2; library callers meet a ValueError.
     """
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line: without the names that TensorFlow puts around it."""
+    text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", text)
 
 
 def check_positive(**values: float | None) -> None:

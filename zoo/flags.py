@@ -5,7 +5,9 @@ is a flagfile, read back by the same code.
 """
 
 import dataclasses
+import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -93,7 +95,12 @@ def parse_training(argv: Sequence[str]) -> Settings:
     known = parse(run_fields(), argv, known_only=True)
     name = known["model"]
     if not name:
-        raise UsageError(f"--model is missing: expected one of {', '.join(zoo.models.names())}")
+        missing = f"--model is missing: expected one of {', '.join(zoo.models.names())}"
+        try:
+            parse(run_fields(), argv)
+        except UsageError as error:  # "--mdel=vae"
+            missing += f" ({error})"
+        raise UsageError(missing)
     fields = zoo.models.config_fields(name)
     values = parse([*run_fields(), *fields], argv)
     defaults = zoo.models.defaults(name)
@@ -120,9 +127,9 @@ def parse(
     try:
         rest = values(["", *argv], known_only=known_only)[1:]
     except flags.Error as error:
-        raise UsageError(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise UsageError(f"cannot read flagfile {error.filename}: {error.strerror}") from error
+        raise UsageError(" ".join(str(error).removeprefix("ERROR:: ").split())) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read flagfile, which is no text: {error}") from error
     if rest and not known_only:
         raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
     return {field.name: getattr(values, field.name) for field in fields}
@@ -158,7 +165,7 @@ def help_text(usage: str, sections: Mapping[str, Sequence[Field]]) -> str:
 def training_help(argv: Sequence[str]) -> str:
     """--help of the training command; with a known --model, its flags too."""
     sections = {"Flags of every run": run_fields()}
-    name = next((a.partition("=")[2] for a in argv if a.startswith(("--model=", "-model="))), "")
+    name = parse(run_fields(), argv, known_only=True)["model"]
     if name:
         sections[f"Flags of {name}"] = zoo.models.config_fields(name)
     text = help_text("python -m zoo.train --model=NAME [--flag=value ...]", sections)
@@ -167,17 +174,21 @@ def training_help(argv: Sequence[str]) -> str:
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command's main(argv) and exits: 2 and one line on stderr for a UsageError."""
+    # As an exception, so that temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        print("interrupted: the same command starts again from what was saved", file=sys.stderr)
+        code = 128 + signal.SIGINT
     except BrokenPipeError:
-        sys.stderr.close()
-        code = 141
+        # Whoever read our output has gone; Python would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     sys.exit(code)
 
 

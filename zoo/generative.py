@@ -117,8 +117,8 @@ class GenerativeModel(keras.Model):
     """Base class of all zoo models.
 
     A subclass gives `objective_variables`, `compute_losses`, `scalar_names`, `sample_latents`,
-    `decode` and `endpoints`, and makes every variable in `__init__`, so that a checkpoint restores all.
-    `step`, an int64 variable, is the only clock: noise, data order and schedules follow it.
+    `decode` and `endpoints`, and makes every variable in `__init__`, so that a checkpoint restores
+    all. `step`, an int64 variable, is the only clock: noise, data order and schedules follow it.
     """
 
     scalar_names: tuple[str, ...] = ()

@@ -132,23 +132,20 @@ def walk(
 def interpolate(anchors: np.ndarray, frames: int) -> np.ndarray:
     """anchors [N, Z] -> a closed path [N · frames, Z] that meets anchor i at i · frames."""
     ends = np.roll(anchors, -1, axis=0)
-    lengths = np.linalg.norm(anchors, axis=1), np.linalg.norm(ends, axis=1)
-    cosine = np.sum(anchors * ends, axis=1) / np.maximum(lengths[0] * lengths[1], 1e-12)
-    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    lengths = [np.linalg.norm(points, axis=1, keepdims=True) for points in (anchors, ends)]
+    product = lengths[0] * lengths[1]
+    cosine = np.sum(anchors * ends, axis=1, keepdims=True) / np.where(product > 0, product, 1.0)
+    angle = np.arccos(np.clip(np.where(product > 0, cosine, 1.0), -1.0, 1.0))
+    # Along a straight line, or to the opposite side, there is no turn to take: go straight.
+    turns = np.sin(angle) > 1e-4
+    sine, product = np.where(turns, np.sin(angle), 1.0), np.where(turns, product, 1.0)
     path = []
     for share in np.arange(frames) / frames:
-        # Near a straight line or an opposite direction the sine vanishes: go straight there.
-        curved = (np.sin(angle) > 1e-4)[:, None]
-        sine = np.where(curved[:, 0], np.sin(angle), 1.0)
-        weights = np.sin((1 - share) * angle) / sine, np.sin(share * angle) / sine
-        unit = [
-            end / np.maximum(length, 1e-12)[:, None]
-            for end, length in zip((anchors, ends), lengths, strict=True)
-        ]
-        turned = weights[0][:, None] * unit[0] + weights[1][:, None] * unit[1]
+        direction = np.sin((1 - share) * angle) * anchors * lengths[1]
+        direction += np.sin(share * angle) * ends * lengths[0]
         length = (1 - share) * lengths[0] + share * lengths[1]
         straight = (1 - share) * anchors + share * ends
-        path.append(np.where(curved, length[:, None] * turned, straight))
+        path.append(np.where(turns, length * direction / (sine * product), straight))
     return np.stack(path, axis=1).reshape(-1, anchors.shape[1]).astype(np.float32)
 
 

@@ -7,6 +7,9 @@ checkpoints/   the newest few, each named by its step
 train/ eval/   TensorBoard
 samples/       picture sheets, each named by its step
 metrics.json   the held-out measures at the end, with their protocol
+
+A directory is a run from the moment it has flags.txt. The four directories are the run's own,
+with all that is in them.
 """
 
 import contextlib
@@ -24,22 +27,15 @@ import zoo
 from zoo import files
 from zoo.errors import UsageError
 
-_LOCK = "lock"
-_CONTENTS = (
-    "flags.txt",
-    "data.json",
-    "versions.json",
-    "metrics.json",
-    "checkpoints",
-    "train",
-    "eval",
-    "samples",
-)
+_LOCK = ".zoo-lock"
+_FLAGS = "flags.txt"
+_FILES = ("data.json", "versions.json", "metrics.json")
+_DIRECTORIES = ("checkpoints", "train", "eval", "samples")
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow")
 
 
 class Run:
-    """A run directory. `lock` claims one to train in, then `record` begins; `open` only reads."""
+    """A run directory. `lock` claims one to train in, `record` begins or goes on; `open` reads."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
@@ -56,7 +52,7 @@ class Run:
         may_change: frozenset[str] = frozenset(),
         overwrite: bool = False,
     ) -> "Run":
-        """Claims the directory for this process, without a change to what it holds.
+        """Claims the directory for this process, until `close`; nothing else changes in it.
 
         Flags in `may_change` may differ from those of the run that it holds. UsageError if another
         process trains in it, if other flags differ and not `overwrite`, if it holds something
@@ -69,7 +65,7 @@ class Run:
             if run._is_run():
                 if not overwrite:
                     run._check_flags(flags, may_change)
-            elif any(entry.name != _LOCK for entry in run.path.iterdir()):
+            elif run._foreign():
                 raise UsageError(
                     f"{run.path} is not a run directory and not empty: choose another --run_dir"
                 )
@@ -84,17 +80,23 @@ class Run:
             raise
         return run
 
-    def record(self, flags: Mapping[str, str], data: Any, *, overwrite: bool = False) -> None:
-        """Begins or goes on: writes flags.txt, data.json and versions.json.
-
-        overwrite removes what a run has written here before, and nothing else.
-        """
-        if overwrite:
-            self._clear()
+    def record(self, flags: Mapping[str, str], data: Any) -> None:
+        """Begins or goes on: writes flags.txt, data.json and versions.json."""
+        self._remove_temporary()
+        # First of all, so that a process killed here leaves a run and not an unknown directory.
+        lines = "".join(f"--{name}={value}\n" for name, value in flags.items())
+        files.write(self.path / _FLAGS, lines.encode())
         self.write_json("data.json", data)
         self.write_json("versions.json", versions())
-        lines = "".join(f"--{name}={value}\n" for name, value in flags.items())
-        files.write(self.path / "flags.txt", lines.encode())
+
+    def clear(self) -> None:
+        """Removes what a run has written here, but for flags.txt: `record` replaces it."""
+        for name in (*_FILES, *_DIRECTORIES):
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Run":
@@ -109,7 +111,7 @@ class Run:
 
     def flags(self) -> dict[str, str]:
         """Flag name -> value, as flags.txt has them."""
-        lines = (self.path / "flags.txt").read_text(encoding="utf-8").splitlines()
+        lines = (self.path / _FLAGS).read_text(encoding="utf-8", errors="replace").splitlines()
         pairs = (line.removeprefix("--").partition("=") for line in lines if line)
         return {name: value for name, _, value in pairs}
 
@@ -130,15 +132,29 @@ class Run:
         """Gives the directory free for other processes; one that never began is removed."""
         if self._lock is None:
             return
-        if not any(entry.name != _LOCK for entry in self.path.iterdir()):
+        if not self._is_run():
             with contextlib.suppress(OSError):
                 (self.path / _LOCK).unlink()
-                self.path.rmdir()
+                self.path.rmdir()  # does nothing to one that holds anything else
         self._lock.close()
         self._lock = None
 
     def _is_run(self) -> bool:
-        return (self.path / "flags.txt").is_file()
+        return (self.path / _FLAGS).is_file()
+
+    def _foreign(self) -> bool:
+        """Whether it holds anything but the lock and what a killed `record` left."""
+        known = (_LOCK, f".{_FLAGS}.")
+        return any(not entry.name.startswith(known) for entry in self.path.iterdir())
+
+    def _remove_temporary(self) -> None:
+        """Removes what `files.write` left behind where it was killed; others' files stay."""
+        for name in (_FLAGS, *_FILES):
+            for path in self.path.glob(f".{name}.*.tmp"):
+                path.unlink()
+        for name in _DIRECTORIES:
+            for path in (self.path / name).glob(".*.tmp"):
+                path.unlink()
 
     def _take_lock(self) -> None:
         # The kernel frees it when the process ends, however it ends.
@@ -165,13 +181,6 @@ class Run:
                 f"{self.path} holds a run with other flags ({'; '.join(different)}): use its "
                 "flags, choose another --run_dir, or start anew with --overwrite"
             )
-
-    def _clear(self) -> None:
-        # flags.txt goes last: until then the directory is known to be a run's.
-        for name in reversed(_CONTENTS):
-            with contextlib.suppress(FileNotFoundError):
-                path = self.path / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def versions() -> dict[str, str]:

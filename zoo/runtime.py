@@ -1,59 +1,77 @@
 """TensorFlow, imported without its start-up lines and set up the way the zoo computes."""
 
 import contextlib
+import logging
 import os
+import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # Lines that TensorFlow's C++ code prints on every start and that ask nothing of the user.
 _CHATTER = (
-    b"oneDNN custom operations are on",
-    b"before absl::InitializeLog()",
-    b"This TensorFlow binary is optimized",
-    b"To enable the following instructions",
-    b"Could not find cuda drivers",
-    b"Unable to register cu",
-    b"computation placer already registered",
+    "oneDNN custom operations are on",
+    "before absl::InitializeLog()",
+    "This TensorFlow binary is optimized",
+    "To enable the following instructions",
+    "Could not find cuda drivers",
+    "Unable to register cu",
+    "computation placer already registered",
 )
 # Said by the CUDA-capable build on machines that have no NVIDIA device; elsewhere a real error.
-_NO_GPU_CHATTER = (b"failed call to cuInit", b"cuda_diagnostics")
+_NO_GPU_CHATTER = ("failed call to cuInit", "cuda_diagnostics")
+_NVIDIA_DRIVER = "/proc/driver/nvidia"
+_FILTER = """
+import sys
+for line in sys.stdin.buffer:
+    if not any(text.encode() in line for text in sys.argv[1:]):
+        sys.stderr.buffer.write(line)
+        sys.stderr.flush()
+"""
+
+_logger = logging.getLogger("zoo")
 
 
 def import_tensorflow():
     """Imports TensorFlow and returns it; anything but the known chatter still reaches stderr."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Its warnings come beside an exception that says the same, or ask nothing of the user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _quiet():
+    has_driver = os.path.exists(_NVIDIA_DRIVER)
+    with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
         import tensorflow as tf
 
         # These lines come with the first operation, not with the import.
         tf.constant(0)
-    # Both rewrite the same step differently inside and outside of a loop: without them the zoo's
-    # loop and fit() agree bit for bit, at the same speed.
+    if has_driver and not tf.config.list_physical_devices("GPU"):
+        _logger.warning(
+            "this machine has an NVIDIA driver, but TensorFlow finds no GPU and computes on the "
+            "CPU: pip install 'zoo-art[gpu]'"
+        )
+    # These rewrite the same step differently inside and outside of a loop, so that rounding
+    # differs: without them the zoo's loop and fit() agree bit for bit, at the same speed.
     tf.config.optimizer.set_experimental_options(
-        {"remapping": False, "arithmetic_optimization": False}
+        {"remapping": False, "arithmetic_optimization": False, "constant_folding": False}
     )
     return tf
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2, then passes on all but the chatter."""
+def _filtered(chatter: Sequence[str]) -> Iterator[None]:
+    """Drops the lines written to file descriptor 2 that hold one of these texts.
+
+    Another process filters them: it also passes on the last words of this one, if it aborts.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _FILTER, *chatter],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is not for it
+    ) as process:
+        os.dup2(process.stdin.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
-            held.seek(0)
-            known = _CHATTER
-            if not os.path.exists("/proc/driver/nvidia"):
-                known += _NO_GPU_CHATTER
-            for line in held:
-                if not any(text in line for text in known):
-                    os.write(2, line)

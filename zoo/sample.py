@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
-from zoo import files, flags, pictures
+from zoo import files, flags
 from zoo.errors import UsageError, check_positive
 from zoo.models import dataclass_fields
 from zoo.rundir import Run
@@ -46,15 +47,15 @@ def main(argv: list[str]) -> int:
         print(flags.help_text(usage, {"Flags": fields}))
         return 0
     options = SampleFlags(**flags.parse(fields, argv))
+
+    from zoo import pictures, runtime
+
     count = options.count or (8 if options.walk else 64)
     out = pathlib.Path(
         options.out or pathlib.Path(options.run_dir, "walk.webp" if options.walk else "samples.png")
     )
     kind = pictures.format_of(out, *((".webp", ".gif") if options.walk else (".png",)))
     Run.open(options.run_dir)
-
-    from zoo import runtime
-
     runtime.import_tensorflow()
     import numpy as np
 
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
         sampler = {"sampler": options.sampler}
     labels = None
     if options.label is not None:
-        labels = np.full(count, _label(options.label, restored.class_names), np.int32)
+        labels = np.full(count, class_number(options.label, restored.class_names), np.int32)
     if options.walk:
         frames = hooks.walk(
             model,
@@ -86,13 +87,17 @@ def main(argv: list[str]) -> int:
         images = sample_images(model, row_seeds(options.seed, count), labels, **sampler)
         columns = max(1, round(count**0.5))
         data = pictures.encode(pictures.grid(images, columns))
-    files.write(out, data)
+    try:
+        files.write(out, data)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from error
     how = f", sampler {options.sampler or model.samplers[0]}" if model.samplers else ""
     print(f"{out} (seed {options.seed}{how}, {restored.checkpoint})")
     return 0
 
 
-def _label(text: str, class_names: tuple[str, ...]) -> int:
+def class_number(text: str, class_names: Sequence[str]) -> int:
+    """The number of a class that is given by its name or number; UsageError for any other."""
     if text in class_names:
         return class_names.index(text)
     if text.isdecimal() and int(text) < len(class_names):

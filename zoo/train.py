@@ -2,18 +2,21 @@
 
 import contextlib
 import logging
+import os
 import shlex
 import signal
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from zoo import flags
 from zoo.data import source
-from zoo.errors import UsageError
+from zoo.errors import UsageError, reason
 from zoo.progress import Progress
 from zoo.rundir import Run
 
+_SHOWN_EXAMPLES = 64
 _PERIODIC_EXAMPLES = 2000
 _THOROUGH_EXAMPLES = 1000
 _PROJECTOR_EXAMPLES = 1000
@@ -45,8 +48,69 @@ def main(argv: list[str]) -> int:
     )
     with contextlib.closing(run):
         print(f"{settings.run.model} on {data.name}, run directory {run.path}", flush=True)
-        examples = {split: _arrays(data, split) for split in ("train", "test")}
-        return _train(settings, data, examples, run)
+        return _train(settings, data, run)
+
+
+def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
+    from zoo import runtime
+
+    tf = runtime.import_tensorflow()
+    from zoo import restore
+    from zoo.checkpoints import BrokenCheckpoints, Checkpoints
+    from zoo.loop import NonFiniteError
+
+    options = settings.run
+    # Before anything is drawn or written: a model may refuse the images' shape.
+    model = restore.build_model(settings, data.image_shape, data.class_names)
+    checkpoints = Checkpoints(model.checkpoint(), run.checkpoints)
+    if not options.overwrite:
+        try:
+            checkpoints.restore()
+        except BrokenCheckpoints as error:
+            raise UsageError(f"{error}: start anew with --overwrite") from error
+    start = int(model.step.numpy())
+    if start > options.total_steps:
+        raise UsageError(
+            f"{run.path} is at step {start} already: expected --total_steps={start} or more"
+        )
+    if start:
+        print(f"Resuming from step {start}", flush=True)
+    metrics = None if options.overwrite else run.read_json("metrics.json")
+    if metrics and start == metrics["step"] == options.total_steps:
+        print("This run is finished: nothing is changed; a larger --total_steps goes on")
+        _report(run, metrics)
+        return 0
+    examples = {split: _arrays(data, split) for split in ("train", "test")}
+    with _writing(run, tf.errors.OpError):
+        if options.overwrite:
+            run.clear()
+        run.record(
+            settings.recorded(),
+            {"image_shape": data.image_shape, "class_names": data.class_names},
+        )
+        checkpoints.remove_partial()
+        if not start:
+            count = len(examples["train"]["image"])
+            print(f"{model.count_params():,} parameters, {count:,} examples", flush=True)
+            checkpoints.save(0)
+        try:
+            received = _run_loop(settings, model, examples, run, checkpoints)
+        except NonFiniteError as error:
+            print(
+                f"error: {error}; the checkpoints in {run.checkpoints} are good: train with a "
+                "lower --learning_rate or another --seed, in another --run_dir or with --overwrite",
+                file=sys.stderr,
+            )
+            return 1
+        if received:
+            step = int(model.step.numpy())
+            command = ["python", "-m", "zoo.train"]
+            command += [f"--flagfile={run.path / 'flags.txt'}", f"--run_dir={run.path}"]
+            print(f"Stopped at step {step}, all saved. To go on: {shlex.join(command)}")
+            return 128 + received
+        print("Evaluating on the test split", flush=True)
+        _report(run, _finish(settings, data, examples["test"], run, model))
+    return 0
 
 
 def _arrays(data: source.Source, split: str):
@@ -63,57 +127,27 @@ def _arrays(data: source.Source, split: str):
     return arrays
 
 
-def _train(settings: flags.Settings, data: source.Source, examples: Mapping, run: Run) -> int:
-    from zoo import runtime
+def _run_loop(settings, model, examples: Mapping, run: Run, checkpoints) -> int | None:
+    """Trains to the end, or until a signal: its number."""
+    import tensorflow as tf
 
-    tf = runtime.import_tensorflow()
-    from zoo import hooks, restore
-    from zoo.checkpoints import BrokenCheckpoints, Checkpoints
+    from zoo import hooks
     from zoo.data import pipeline
-    from zoo.loop import Every, Loop, NonFiniteError
+    from zoo.loop import Every, Loop
 
     options = settings.run
-    model = restore.build_model(settings, data.image_shape, data.class_names)
-    with _writing(run, tf.errors.OpError):
-        run.record(
-            settings.recorded(),
-            {"image_shape": data.image_shape, "class_names": data.class_names},
-            overwrite=options.overwrite,
-        )
-        checkpoints = Checkpoints(model.checkpoint(), run.checkpoints)
-        checkpoints.remove_partial()
-        try:
-            restored = checkpoints.restore()
-        except BrokenCheckpoints as error:
-            raise UsageError(f"{error}; start anew with --overwrite") from error
-        start = int(model.step.numpy())
-        print(
-            f"Resuming from step {start}"
-            if restored
-            else f"{model.count_params():,} parameters, {len(examples['train']['image']):,} examples",
-            flush=True,
-        )
-        if start > options.total_steps:
-            raise UsageError(
-                f"{run.path} is at step {start} already: expected --total_steps={start} or more"
-            )
-        if not restored:
-            checkpoints.save(0)
-        writers = {
-            split: tf.summary.create_file_writer(str(run.path / split))
-            for split in ("train", "eval")
-        }
-        with writers["train"].as_default(step=start):
-            table = "".join(f"| {k} | {v} |\n" for k, v in settings.recorded().items())
-            tf.summary.text("flags", f"| flag | value |\n|---|---|\n{table}")
-            tf.summary.text("reading", _READING)
-        held_out = {name: values[:_PERIODIC_EXAMPLES] for name, values in examples["test"].items()}
-        sheets = hooks.Sheets(
-            writers["train"], run.samples, {k: v[:64] for k, v in held_out.items()}
-        )
-        evaluate = hooks.Evaluate(writers["eval"], held_out)
-        progress = Progress(options.model, options.total_steps, start)
-        scalars = hooks.Scalars(writers["train"], options.batch_size)
+    start = int(model.step.numpy())
+    writers = {
+        split: tf.summary.create_file_writer(str(run.path / split)) for split in ("train", "eval")
+    }
+    with writers["train"].as_default(step=start):
+        table = "".join(f"| {k} | {v} |\n" for k, v in settings.recorded().items())
+        tf.summary.text("flags", f"| flag | value |\n|---|---|\n{table}")
+        tf.summary.text("reading", _READING)
+    held_out = {name: values[:_PERIODIC_EXAMPLES] for name, values in examples["test"].items()}
+    shown = {name: values[:_SHOWN_EXAMPLES] for name, values in held_out.items()}
+    scalars = hooks.Scalars(writers["train"], options.batch_size)
+    with contextlib.closing(Progress(options.model, options.total_steps, start)) as progress:
 
         def on_block(block) -> None:
             scalars(block)
@@ -132,64 +166,45 @@ def _train(settings: flags.Settings, data: source.Source, examples: Mapping, run
             steps_per_loop=options.steps_per_loop,
             checkpoints=checkpoints,
             checkpoint_every=options.checkpoint_every,
-            hooks=[Every(options.sample_every, sheets), Every(options.eval_every, evaluate)],
+            hooks=[
+                Every(options.sample_every, hooks.Sheets(writers["train"], run.samples, shown)),
+                Every(options.eval_every, hooks.Evaluate(writers["eval"], held_out)),
+            ],
             on_block=on_block,
             jit_compile=options.jit_compile,
         )
-        try:
-            with _stopping(loop, progress) as signals:
-                step = loop.train()
-        except NonFiniteError as error:
-            progress.close()
-            print(
-                f"error: {error}; the checkpoints in {run.checkpoints} are good: resume with a "
-                "lower --learning_rate in another --run_dir, or from another --seed",
-                file=sys.stderr,
-            )
-            return 1
-        progress.close()
-        for writer in writers.values():
-            writer.flush()
-        if signals:
-            again = f"python -m zoo.train --flagfile={run.path}/flags.txt --run_dir={run.path}"
-            print(f"Stopped at step {step}, all saved. To go on: {again}")
-            return 128 + signals[0]
-        done = run.read_json("metrics.json")
-        if not done or done["step"] != step:
-            _finish(settings, data, examples["test"], run, model)
-        _report(run, step)
-    return 0
+        with _stopping(loop, progress) as received:
+            loop.train()
+    for writer in writers.values():
+        writer.flush()
+    return received[0] if received else None
 
 
-def _finish(settings, data: source.Source, test: Mapping, run: Run, model) -> None:
-    """The measures on the whole test split, the projector and the HParams entry."""
+def _finish(settings, data: source.Source, test: Mapping, run: Run, model) -> dict[str, Any]:
+    """Writes the projector, the HParams entry and metrics.json, and returns what it holds."""
     from zoo import hooks
 
-    print("Evaluating on the test split", flush=True)
-    step = int(model.step.numpy())
     few = {name: values[:_THOROUGH_EXAMPLES] for name, values in test.items()}
-    measures = hooks.means(model, model.evaluate_batch, test)
-    thorough = hooks.means(model, model.thorough_measures, few)
+    metrics = {
+        "step": int(model.step.numpy()),
+        "split": "test",
+        "examples": len(test["image"]),
+        "measures": hooks.means(model, model.evaluate_batch, test),
+        "thorough_examples": len(few["image"]),
+        "thorough_measures": hooks.means(model, model.thorough_measures, few),
+    }
     shown = test["image"][:_PROJECTOR_EXAMPLES]
     hooks.write_projector(
         run.path / "train", model, shown, test["label"][: len(shown)], data.class_names
     )
     hooks.write_hparams(run.path / "eval", settings.recorded())
-    run.write_json(
-        "metrics.json",
-        {
-            "step": step,
-            "split": "test",
-            "examples": len(test["image"]),
-            "measures": measures,
-            "thorough_examples": len(few["image"]),
-            "thorough_measures": thorough,
-        },
-    )
+    # The last file: a run that has it for its last step is finished.
+    run.write_json("metrics.json", metrics)
+    return metrics
 
 
-def _report(run: Run, step: int) -> None:
-    metrics = run.read_json("metrics.json")
+def _report(run: Run, metrics: Mapping[str, Any]) -> None:
+    step = metrics["step"]
     values = {**metrics["measures"], **metrics["thorough_measures"]}
     print(f"Step {step}, test split: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
     for path in sorted(run.samples.glob(f"step-{step:08d}-*.png")):
@@ -200,37 +215,52 @@ def _report(run: Run, step: int) -> None:
 
 @contextlib.contextmanager
 def _stopping(loop, progress: Progress) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM end the loop after its block; a second one ends it at once."""
+    """Ctrl-C and SIGTERM end the loop after its block; a second one ends the process at once.
+
+    A signal handler in Python would run after the block, and once for two signals: their numbers
+    go through a pipe instead, to a thread.
+    """
     received: list[int] = []
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
 
-    def stop(number: int, frame) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-        loop.stop_requested = True
-        progress.say("Stopping after this block; once more to stop at once without saving")
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if received:
+                os._exit(128 + number[0])
+            received.append(number[0])
+            loop.stop_requested = True
+            progress.say("Stopping after this block; once more to stop at once without saving")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=watch)
+    thread.start()
+    before = {
+        number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    signal.set_wakeup_fd(writer)
     try:
         yield received
     finally:
+        signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
 
 
 @contextlib.contextmanager
 def _writing(run: Run, op_error: type[Exception]) -> Iterator[None]:
-    """Turns a full or vanished disk into one line; other errors pass."""
+    """Turns a full or failing disk into one line; other errors pass."""
     try:
         yield
     except (OSError, op_error) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         known = ("No space left", "File too large", "Read-only", "quota", "Input/output error")
-        if not any(text in reason for text in known):
+        if not any(text in reason(error) for text in known):
             raise
         raise UsageError(
-            f"cannot write to {run.path}: {reason}; what was saved before is kept: make room, "
-            "then run the same command again"
+            f"cannot write to {run.path}: {reason(error)}; what was saved before is kept: make "
+            "room, then run the same command again"
         ) from error
 
 

@@ -90,7 +90,7 @@ def draw(
         labels, numbers = indices % len(CLASS_NAMES), indices // len(CLASS_NAMES)
     for row, (label, number) in enumerate(zip(labels, numbers, strict=True)):
         images[row] = paint(
-            CLASS_NAMES[label], number, split=split, seed=seed, image_size=image_size
+            CLASS_NAMES[label], int(number), split=split, seed=seed, image_size=image_size
         )
     return images, labels.astype(np.int32)
 
@@ -132,7 +132,7 @@ class _Random:
         """One of low, ..., high - 1."""
         return int(low + self._random() * (high - low))
 
-    def choice(self, options: Sequence[Any]) -> Any:
+    def choice(self, options: Sequence[Any] | np.ndarray) -> Any:
         return options[self.integer(0, len(options))]
 
     def permutation(self, count: int) -> np.ndarray:
@@ -145,7 +145,7 @@ class _Random:
 # ---- fields: functions of the place, [S, S] or broadcast to it
 
 
-def _rounded(function: np.ufunc, *arguments: np.ndarray) -> np.ndarray:
+def _rounded(function: np.ufunc, *arguments: np.ndarray | float) -> np.ndarray:
     return function(*(np.asarray(a, np.float64) for a in arguments)).astype(np.float32)
 
 
@@ -299,7 +299,7 @@ def _average(picture: np.ndarray, factor: int) -> np.ndarray:
         for row in range(factor)
         for column in range(factor)
     ]
-    return sum(corners) / np.float32(factor * factor)
+    return np.asarray(sum(corners)) / np.float32(factor * factor)
 
 
 # ---- Pillow
@@ -712,11 +712,11 @@ def _marble(random: _Random, size: int) -> np.ndarray:
     drops: list[tuple[float, float, float, int]] = []  # x, y, radius, ink
     for number in range(num_drops):
         if number and random.chance(0.6):  # into the drop before it
-            x, y, _, _ = drops[-1]
-            x, y = x + 0.01 * random.normal(), y + 0.01 * random.normal()
+            left, top, _, _ = drops[-1]
+            left, top = left + 0.01 * random.normal(), top + 0.01 * random.normal()
         else:
-            x, y = random.uniform(0.1, 0.9), random.uniform(0.1, 0.9)
-        drops.append((x, y, random.uniform(0.07, 0.2), 1 + random.integer(0, 4)))
+            left, top = random.uniform(0.1, 0.9), random.uniform(0.1, 0.9)
+        drops.append((left, top, random.uniform(0.07, 0.2), 1 + random.integer(0, 4)))
     tines = []  # x, y, angle, amount, sharpness
     for _ in range(random.integer(2, 6)):
         place = random.uniform(), random.uniform(), random.uniform(0, 2 * math.pi)

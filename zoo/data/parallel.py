@@ -105,7 +105,7 @@ def _watch_parent() -> None:
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
-        parent.join()
+        parent.join()  # type: ignore[union-attr]  # a worker has one
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

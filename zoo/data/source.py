@@ -10,7 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, unknown
 
@@ -82,7 +82,7 @@ class Source:
     def _module(self):
         return importlib.import_module(f"zoo.data.{self.name.partition('/')[0]}")
 
-    def _options(self, split: str) -> dict[str, str | int]:
+    def _options(self, split: str) -> dict[str, Any]:
         return {
             "split": split,
             "seed": self.seed,

@@ -49,7 +49,7 @@ def config_fields(name: str) -> list[Field]:
 def defaults(name: str) -> dict[str, Any]:
     """The model's DEFAULTS: its data set, batch size and number of steps."""
     for node in _tree(_path(name)).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id == "DEFAULTS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEFAULTS":
             return ast.literal_eval(node.value)
     raise ValueError(f"zoo/models/{name}.py: expected a literal dict DEFAULTS")
 
@@ -72,15 +72,19 @@ def _fields(node: ast.ClassDef) -> list[Field]:
     for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign):
             continue
-        documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        match following:
+            case ast.Expr(value=ast.Constant(value=str(text))):
+                text = " ".join(text.split())
+            case _:
+                text = ""
         kind, choices = _kind(statement.annotation)
         fields.append(
             Field(
-                name=statement.target.id,
+                name=ast.unparse(statement.target),
                 type=kind,
                 default=ast.literal_eval(statement.value) if statement.value else None,
                 choices=choices,
-                help=" ".join(following.value.value.split()) if documented else "",
+                help=text,
             )
         )
     return fields

@@ -1,0 +1,1 @@
+"""Experiments: flagfiles of training runs (*.flags), the benchmark command, the log of findings."""

@@ -1,0 +1,306 @@
+"""What every model must pass, at its TINY config; a new model needs nothing here."""
+
+import dataclasses
+import itertools
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from zoo import runtime
+
+tf = runtime.import_tensorflow()
+
+import zoo.models  # noqa: E402
+from export import savedmodel  # noqa: E402
+from zoo.checkpoints import Checkpoints  # noqa: E402
+from zoo.data import glyphs, pipeline  # noqa: E402
+from zoo.generative import Noise, row_seeds, sample_images  # noqa: E402
+from zoo.loop import Loop  # noqa: E402
+
+SIZE = 8
+BATCH = 6
+TOTAL = 6
+
+pytestmark = pytest.mark.parametrize("name", zoo.models.names())
+
+
+def examples(count: int = 40) -> dict[str, np.ndarray]:
+    images, labels = glyphs.draw(range(count), image_size=SIZE)
+    return {"image": images, "label": labels}
+
+
+def build(name: str, *, num_classes: int = 10, total_steps: int = TOTAL, channels: int = 1):
+    module = zoo.models.load(name)
+    keras.utils.set_random_seed(7)
+    return module.build(
+        module.TINY,
+        image_shape=(SIZE, SIZE, channels),
+        num_classes=num_classes,
+        total_steps=total_steps,
+        seed=7,
+    )
+
+
+def make_loop(model, *, batch_size: int = BATCH, total_steps: int = TOTAL, **options) -> Loop:
+    data = examples()
+    return Loop(
+        model,
+        lambda step, context: pipeline.batches(
+            data, batch_size, seed=7, start_step=step, context=context
+        ),
+        total_steps=total_steps,
+        **options,
+    )
+
+
+def state(model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.state()]
+
+
+def assert_equal_states(first: list[np.ndarray], second: list[np.ndarray]) -> None:
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def batch_of(count: int) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(values) for name, values in examples(count).items()}
+
+
+def test_config_is_a_dataclass_whose_fields_all_have_help(name):
+    module = zoo.models.load(name)
+    fields = zoo.models.config_fields(name)
+    assert [field.name for field in fields] == [f.name for f in dataclasses.fields(module.Config)]
+    assert all(field.help for field in fields)
+    assert module.Config() == module.Config(**{field.name: field.default for field in fields})
+    assert set(module.DEFAULTS) == {"dataset", "batch_size", "total_steps"}
+    assert zoo.models.names()[name]
+
+
+def test_state_holds_every_variable_once(name):
+    model = build(name)
+    variables = [v for optimizer in model.optimizers.values() for v in optimizer.variables]
+    variables += model.variables
+    assert len(model.state()) == len({id(v) for v in variables}) + 1
+    assert model.count_params() == sum(v.numpy().size for v in model.weights)
+
+
+def test_samples_are_images_and_follow_their_seed_alone(name):
+    model = build(name)
+    make_loop(model).train()
+    seeds = row_seeds(3, 5)
+    images = model.sample(tf.constant(seeds)).numpy()
+    assert images.shape == (5, SIZE, SIZE, 1)
+    assert images.dtype == np.float32
+    assert np.isfinite(images).all()
+    assert images.min() >= 0
+    assert images.max() <= 1
+    for row in range(5):
+        alone = model.sample(tf.constant(seeds[row : row + 1])).numpy()
+        np.testing.assert_allclose(alone[0], images[row], atol=1e-5)
+    assert np.abs(images[0] - images[1]).max() > 1e-3
+    many, few = sample_images(model, row_seeds(3, 70)), sample_images(model, row_seeds(3, 2))
+    np.testing.assert_array_equal(many[:2], few)
+    np.testing.assert_allclose(many[:5] / 255, images, atol=0.5 / 255 + 1e-5)
+
+
+def test_each_objective_moves_only_its_own_variables(name):
+    variables = build(name).objective_variables()
+    owned = [id(v) for group in variables.values() for v in group]
+    assert len(owned) == len(set(owned))
+    for objective in variables:
+        model = build(name)
+        before = {id(v): v.numpy() for v in model.trainable_variables}
+        for other, optimizer in model.optimizers.items():
+            if other != objective:
+                optimizer.learning_rate = 0.0
+        make_loop(model).run_block(2)
+        own = {id(v) for v in model.objective_variables()[objective]}
+        for variable in model.trainable_variables:
+            moved = (variable.numpy() != before[id(variable)]).any()
+            # A bias behind a batch normalisation has no gradient: own variables may rest.
+            assert not moved or id(variable) in own
+        assert any((v.numpy() != before[id(v)]).any() for v in model.trainable_variables)
+
+
+def test_scalars_are_the_declared_ones(name):
+    model = build(name)
+    scalars = model.train_step(batch_of(BATCH))
+    assert set(scalars) == set(model.scalar_names)
+    assert all(np.isfinite(value.numpy()) and value.shape == () for value in scalars.values())
+    assert int(model.step.numpy()) == 1
+
+
+def test_losses_are_per_example_or_scalar(name):
+    model = build(name)
+    losses = model.compute_losses(batch_of(5), Noise(0, tf.constant(0), 5), training=True)
+    assert set(losses.objectives) == set(model.objective_variables())
+    for value in itertools.chain(losses.objectives.values(), losses.reports.values()):
+        assert value.dtype == tf.float32
+        assert tuple(value.shape) in ((5,), ())
+
+
+def test_the_first_objective_falls_on_one_repeated_batch(name):
+    model = build(name, total_steps=150)
+    data = examples(BATCH)
+    loop = Loop(model, lambda step, context: pipeline.batches(data, BATCH, seed=0), total_steps=150)
+    first = loop.run_block(5).scalars
+    loop.run_block(140)
+    last = loop.run_block(5).scalars
+    objective = next(iter(model.objective_variables()))
+    assert last[objective] < first[objective]
+
+
+@pytest.mark.parametrize("blocks", [(6,), (1, 5), (2, 2, 2), (3, 1, 2)])
+def test_blocks_do_not_change_the_weights(name, blocks):
+    whole = build(name)
+    make_loop(whole).run_block(6)
+    parted = build(name)
+    loop = make_loop(parted)
+    for steps in blocks:
+        loop.run_block(steps)
+    assert_equal_states(state(whole), state(parted))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_resumed_equals_uninterrupted_bit_for_bit(name, stop_at, tmp_path):
+    whole = build(name)
+    make_loop(whole).train()
+    first = build(name)
+    make_loop(first).run_block(stop_at)
+    Checkpoints(first.checkpoint(), tmp_path).save(stop_at)
+    keras.utils.set_random_seed(99)  # the resumed model starts from other weights
+    second = build(name)
+    for variable in second.state():
+        variable.assign(tf.ones_like(variable))
+    assert Checkpoints(second.checkpoint(), tmp_path).restore()
+    assert_equal_states(state(first), state(second))
+    make_loop(second).train()
+    assert_equal_states(state(whole), state(second))
+
+
+def test_fit_equals_the_loop_bit_for_bit(name):
+    looped, fitted = build(name), build(name)
+    make_loop(looped).train()
+    history = fitted.fit(
+        pipeline.batches(examples(), BATCH, seed=7),
+        steps_per_epoch=3,
+        epochs=2,
+        verbose=0,
+        shuffle=False,
+    )
+    assert set(history.history) == set(fitted.scalar_names)
+    assert_equal_states(state(looped), state(fitted))
+
+
+def test_keras_evaluate_reports_the_evaluation_measures(name):
+    model = build(name)
+    data = pipeline.batches(examples(), BATCH, seed=7).take(2)
+    report = model.evaluate(data, verbose=0, return_dict=True)
+    batch = batch_of(BATCH)
+    assert set(report) == set(model.evaluate_batch(batch, Noise(0, tf.constant(0), BATCH)))
+    assert np.isfinite(list(report.values())).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_batches_of_one_and_odd_ones_train(name, batch_size):
+    model = build(name)
+    block = make_loop(model, batch_size=batch_size).run_block(3)
+    assert np.isfinite(list(block.scalars.values())).all()
+
+
+@pytest.mark.parametrize(("channels", "num_classes"), [(3, 10), (1, 0)])
+def test_colour_and_unlabelled_data_train(name, channels, num_classes):
+    model = build(name, channels=channels, num_classes=num_classes)
+    data = {"image": examples()["image"].repeat(channels, axis=-1)}
+    if num_classes:
+        data["label"] = examples()["label"]
+    loop = Loop(model, lambda step, context: pipeline.batches(data, BATCH), total_steps=3)
+    assert np.isfinite(list(loop.run_block(3).scalars.values())).all()
+    assert model.sample(tf.constant(row_seeds(0, 2))).shape == (2, SIZE, SIZE, channels)
+
+
+def test_one_trace_serves_all_blocks(name):
+    loop = make_loop(build(name))
+    for steps in (1, 2, 3):
+        loop.run_block(steps)
+    assert loop._block.experimental_get_tracing_count() == 1
+
+
+def test_xla_computes_the_same(name):
+    plain, compiled = build(name), build(name)
+    loops = make_loop(plain), make_loop(compiled, jit_compile=True)
+    # Adam divides by the gradient's size: rounding of a gradient near 0 moves its weight at once.
+    for tolerance in (1e-5, 1e-2):
+        one, other = (loop.run_block(1).scalars for loop in loops)
+        for scalar, value in one.items():
+            assert other[scalar] == pytest.approx(value, rel=tolerance), scalar
+
+
+def test_bfloat16_trains_and_keeps_float32_weights(name):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = build(name)
+        block = make_loop(model).run_block(3)
+        images = model.sample(tf.constant(row_seeds(0, 2)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(list(block.scalars.values())).all()
+    assert images.dtype == tf.float32
+    assert all(v.dtype == "float32" for v in model.trainable_variables)
+
+
+def test_sheets_are_images(name):
+    for sheet in build(name).sheets(batch_of(40)).values():
+        images = np.asarray(sheet.images)
+        assert images.shape[1:] == (SIZE, SIZE, 1)
+        assert images.min() >= 0
+        assert images.max() <= 1
+        assert sheet.columns > 0
+
+
+def test_endpoints_reload_without_zoo_and_agree(name, tmp_path):
+    model = build(name)
+    make_loop(model).run_block(2)
+    path = savedmodel.write(model, tmp_path)  # RuntimeError if they do not agree
+    assert path == tmp_path / "1"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
+
+
+REPLICAS = """
+import sys, numpy as np, tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+from zoo import runtime
+runtime.import_tensorflow()
+import contract
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    model = contract.build(sys.argv[2])
+loop = contract.make_loop(model, strategy=strategy)
+scalars = loop.run_block(contract.TOTAL).scalars
+values = [variable.numpy() for variable in model.state()]
+np.savez(sys.argv[3], *values, scalars=[scalars[name] for name in model.scalar_names])
+"""
+
+
+def test_two_replicas_equal_one(name, tmp_path):
+    """Models with batch statistics are in step when those are synchronised."""
+    out = tmp_path / "state.npz"
+    here = str(pathlib.Path(__file__).parent)
+    command = [sys.executable, "-c", REPLICAS, here, name, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = build(name)
+    scalars = make_loop(model).run_block(TOTAL).scalars
+    with np.load(out) as arrays:
+        np.testing.assert_allclose(
+            [scalars[key] for key in model.scalar_names], arrays["scalars"], rtol=1e-5
+        )
+        for index, one in enumerate(state(model)):
+            np.testing.assert_allclose(one, arrays[f"arr_{index}"], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,55 @@
+"""The benchmark command, end to end; no figure of it is judged here."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "experiments.bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_quick_writes_every_figure(tmp_path):
+    out = tmp_path / "new" / "figures.json"
+    done = bench("--quick", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    figures = json.loads(out.read_text())
+    assert figures["quick"] is True
+    assert figures["cores"] >= 1
+    assert figures["cpu"]
+    assert figures["date"].endswith("+00:00")
+    assert {"python", "keras", "zoo"} <= set(figures["versions"])
+    assert {speed["model"] for speed in figures["speed"]} == {"mlp", "conv"}
+    for speed in figures["speed"]:
+        assert speed["ratios"]
+        assert all(ratio["median"] > 0 for ratio in speed["ratios"].values())
+        assert all(value > 0 for value in speed["steps_per_second"].values())
+        assert 0 <= speed["input_wait"] <= 1
+    assert len(figures["memory"]) == 5
+    assert min(figures["memory"]) > 0
+    # That nothing is traced anew is no matter of speed: it must hold on any machine.
+    assert set(figures["traces"]["counts"]) == {figures["traces"]["counts"][0]}
+    for check in figures["checks"]:
+        assert set(check) == {"name", "value", "target", "passed"}
+        verdict = "PASS" if check["passed"] else "FAIL"
+        lines = [line for line in done.stdout.splitlines() if check["name"] in line]
+        assert any(line.endswith(verdict) for line in lines), check
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--quik", "quick"), ("--quick=perhaps", "perhaps"), ("fast", "fast"), ("--out=.", "--out")],
+)
+def test_wrong_flags_exit_2_with_one_line(flag, words):
+    done = bench(flag)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
