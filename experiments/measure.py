@@ -21,7 +21,10 @@ from zoo.models import vae
 STEPS_PER_LOOP = 100
 # Kingma & Welling's net at the size that later papers use.
 MLP = vae.Config(architecture="mlp", hidden=400, latent_dim=40, learning_rate=1e-3)
+# So little arithmetic that the time goes into everything around it.
+SMALL_MLP = vae.Config(architecture="mlp", hidden=64, latent_dim=2, learning_rate=1e-3)
 CONV = vae.Config()
+CONFIGS = {"mlp": MLP, "small_mlp": SMALL_MLP, "conv": CONV}
 
 Runner = Callable[[int], float]
 """Runs so many training steps; returns steps per second."""

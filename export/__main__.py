@@ -14,9 +14,9 @@ from zoo.rundir import Run
 class ExportFlags:
     """What an export can be told."""
 
-    run_dir: str | None = None
+    run_dir: str = ""
     """Directory of a training run."""
-    out: str | None = None
+    out: str = ""
     """Directory of the served model; the next version number is made in it."""
 
     def __post_init__(self):

@@ -26,7 +26,7 @@ def test_quick_writes_every_figure(tmp_path):
     assert figures["cpu"]
     assert figures["date"].endswith("+00:00")
     assert {"python", "keras", "zoo"} <= set(figures["versions"])
-    assert {speed["model"] for speed in figures["speed"]} == {"mlp", "conv"}
+    assert {speed["model"] for speed in figures["speed"]} == {"small_mlp", "conv"}
     for speed in figures["speed"]:
         assert speed["ratios"]
         assert all(ratio["median"] > 0 for ratio in speed["ratios"].values())

@@ -9,6 +9,7 @@ import pathlib
 import pty
 import re
 import resource
+import select
 import shlex
 import shutil
 import signal
@@ -457,6 +458,7 @@ def test_a_second_signal_ends_at_once_even_within_a_block(tmp_path, number):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=2)  # the block has begun, and never ends
         process.send_signal(number)
+        assert select.select([process.stdout], [], [], 5)[0], "nothing is said"
         assert "Stopping after this block; once more" in process.stdout.readline()
         assert process.poll() is None
         process.send_signal(number)

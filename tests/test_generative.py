@@ -34,9 +34,21 @@ def test_noise_has_the_named_distribution():
     assert normal.std() == pytest.approx(1, abs=0.01)
     assert np.mean(np.abs(normal) < 1) == pytest.approx(0.6827, abs=0.005)
     uniform = noise(size=200_000).uniform("a").numpy()
+    assert np.abs(noise(size=200_000).normal("tail").numpy()).max() > 4
     assert 0 <= uniform.min() < 0.001
     assert 0.999 < uniform.max() < 1
     assert uniform.mean() == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_noise_is_the_same_under_xla(distribution):
+    step = tf.Variable(3, dtype=tf.int64)
+
+    def draw():
+        return getattr(Noise(1, step.read_value(), 500), distribution)("a", 3)
+
+    plain, compiled = tf.function(draw)(), tf.function(draw, jit_compile=True)()
+    np.testing.assert_allclose(plain, compiled, rtol=1e-4, atol=1e-5)
 
 
 def test_folded_seeds_differ_and_fit():

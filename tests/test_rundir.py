@@ -160,6 +160,16 @@ def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
     assert temporary_files(tmp_path) == [str(tmp_path / ".samples.png.124.tmp")]
 
 
+def test_a_run_has_its_flags_before_anything_else(tmp_path):
+    run = Run.lock(tmp_path, FLAGS)
+    (tmp_path / "data.json").mkdir()  # so that nothing more can be written
+    with pytest.raises(OSError, match=r"data\.json"):
+        run.record(FLAGS, DATA)
+    run.close()
+    (tmp_path / "data.json").rmdir()
+    begin(tmp_path).close()
+
+
 def test_a_file_in_place_of_the_directory(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -356,6 +366,14 @@ def test_a_run_goes_on_past_a_damaged_checkpoint(tmp_path):
     assert restored(tmp_path)[0] == 15
     save(tmp_path, 20, 25)
     assert restored(tmp_path) == (25, [])
+
+
+def test_the_index_gets_its_name_last(tmp_path):
+    save(tmp_path, 5)
+    data_file(tmp_path, 10).mkdir()  # so that the data cannot get theirs
+    with pytest.raises(OSError, match=r"step-10\.data"):
+        Checkpoints(state(10.0), tmp_path).save(10)
+    assert Checkpoints(state(0.0), tmp_path).steps() == [5]
 
 
 def test_every_variable_must_match(tmp_path):

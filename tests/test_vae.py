@@ -121,7 +121,7 @@ def test_beta_weighs_the_kl_and_nothing_else():
 
 
 def test_the_importance_weighted_bound_with_one_sample_is_an_elbo_and_tightens():
-    """With K = 1 its mean over noise is the ELBO; more samples can only lower it (Burda, thm. 1)."""
+    """With K = 1 its mean over noise is the ELBO; more samples only lower it (Burda, thm. 1)."""
     bounds = {}
     for samples in (1, 30):
         model = build(importance_samples=samples)

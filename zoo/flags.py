@@ -23,21 +23,21 @@ from zoo.models import Field, dataclass_fields
 class RunFlags:
     """What every training run can be told, whatever its model."""
 
-    model: str | None = None
+    model: str = ""
     """Which model to train; `python -m zoo` lists them."""
-    dataset: str | None = None
+    dataset: str = ""
     """Which data set to train on; `python -m zoo` lists them. Default: the model's own."""
     image_size: int | None = None
     """Height and width of the images; the data set's own by default."""
-    run_dir: str | None = None
+    run_dir: str = ""
     """Directory of the run; runs/<model>-<dataset> by default."""
     overwrite: bool = False
     """Remove the run in run_dir and start anew."""
     seed: int = 0
     """Of weights, noise and data order."""
-    total_steps: int | None = None
+    total_steps: int = None  # type: ignore[assignment]  # the model knows
     """Train until this step; the model's own default."""
-    batch_size: int | None = None
+    batch_size: int = None  # type: ignore[assignment]  # the model knows
     """Examples a step, over all devices; the model's own default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products and convolutions; weights and losses stay in float32."""
@@ -53,8 +53,8 @@ class RunFlags:
     """Steps between evaluations on held-out examples."""
 
     def __post_init__(self):
-        names = ("image_size", "total_steps", "batch_size", "steps_per_loop")
-        names += ("checkpoint_every", "sample_every", "eval_every")
+        names = ["image_size", "total_steps", "batch_size", "steps_per_loop"]
+        names += ["checkpoint_every", "sample_every", "eval_every"]
         check_positive(**{name: getattr(self, name) for name in names})
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
@@ -105,7 +105,7 @@ def parse_training(argv: Sequence[str]) -> Settings:
     values = parse([*run_fields(), *fields], argv)
     defaults = zoo.models.defaults(name)
     run = {field.name: values[field.name] for field in run_fields()}
-    run |= {key: value for key, value in defaults.items() if run[key] is None}
+    run |= {key: value for key, value in defaults.items() if run[key] in (None, "")}
     if not run["run_dir"]:
         run["run_dir"] = f"runs/{name}-{run['dataset'].replace('/', '-')}"
     config = {field.name: values[field.name] for field in fields}
@@ -141,7 +141,7 @@ def _define(field: Field, values: flags.FlagValues) -> None:
             field.name, field.default, list(field.choices), field.help, flag_values=values
         )
         return
-    define = {
+    define: Any = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_boolean,
@@ -157,7 +157,7 @@ def help_text(usage: str, sections: Mapping[str, Sequence[Field]]) -> str:
         lines += ["", f"{title}:"]
         for field in fields:
             kind = "|".join(field.choices) or field.type.__name__
-            default = "" if field.default is None else f" (default {field.default})"
+            default = "" if field.default in (None, "") else f" (default {field.default})"
             lines += [f"  --{field.name}={kind}{default}", f"      {field.help}"]
     return "\n".join(lines)
 

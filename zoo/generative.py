@@ -9,7 +9,7 @@ Shape letters: B examples on this replica, H W C image height, width, channels, 
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -58,20 +58,40 @@ class Noise:
 
     def normal(self, purpose: str, *shape: int) -> tf.Tensor:
         """[B, *shape] float32 from N(0, 1)."""
-        return self._draw(tf.random.stateless_normal, purpose, shape)
+        return self._draw(stateless_normal, purpose, shape)
 
     def uniform(self, purpose: str, *shape: int) -> tf.Tensor:
         """[B, *shape] float32 from U[0, 1)."""
-        return self._draw(tf.random.stateless_uniform, purpose, shape)
+        return self._draw(stateless_uniform, purpose, shape)
 
     def _draw(self, distribution, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
         rows = self._batch_size * self._num_replicas
-        # The default algorithm differs under XLA; philox is the same everywhere.
-        values = distribution([rows, *shape], self.seed(purpose), alg="philox")
+        values = distribution([rows, *shape], self.seed(purpose))
         if self._num_replicas == 1:
             return values
         start = self._replica * self._batch_size
         return values[start : start + self._batch_size]
+
+
+def stateless_uniform(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+    """float32 from U[0, 1) in steps of 2**-24; seed [2] int64.
+
+    From random bits, as those are the same under XLA; what tf.random makes of them is not.
+    """
+    return tf.cast(tf.bitwise.right_shift(_bits(shape, seed), 8), tf.float32) * 2.0**-24
+
+
+def stateless_normal(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+    """float32 from N(0, 1), by the inverse of its distribution function; seed [2] int64."""
+    # 23 bits and a half are exact in float32 and reach neither 0 nor 1: |value| < 5.42.
+    bits = tf.cast(tf.bitwise.right_shift(_bits(shape, seed), 9), tf.float32)
+    return tf.math.ndtri((bits + 0.5) * 2.0**-23)
+
+
+def _bits(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
+    return tf.random.stateless_uniform(
+        shape, seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )
 
 
 def fold_seed(seed: int, purpose: str) -> int:
@@ -87,12 +107,12 @@ def row_seeds(seed: int, count: int, start: int = 0) -> np.ndarray:
 
 def normal_per_seed(seeds: tf.Tensor, size: int, purpose: str = "latents") -> tf.Tensor:
     """seeds [N, 2] int64 -> [N, size] float32 from N(0, 1), row by row from its own seed."""
-    return _per_seed(tf.random.stateless_normal, seeds, (size,), purpose)
+    return _per_seed(stateless_normal, seeds, (size,), purpose)
 
 
 def uniform_per_seed(seeds: tf.Tensor, purpose: str) -> tf.Tensor:
     """seeds [N, 2] int64 -> [N] float32 from U[0, 1), row by row from its own seed."""
-    return _per_seed(tf.random.stateless_uniform, seeds, (), purpose)
+    return _per_seed(stateless_uniform, seeds, (), purpose)
 
 
 def _per_seed(distribution, seeds: tf.Tensor, shape: tuple[int, ...], purpose: str) -> tf.Tensor:
@@ -100,7 +120,7 @@ def _per_seed(distribution, seeds: tf.Tensor, shape: tuple[int, ...], purpose: s
         tf.cast(seeds, tf.int64), tf.constant([fold_seed(0, purpose) << 31, 0], tf.int64)
     )
     return tf.map_fn(
-        lambda seed: distribution(shape, seed, alg="philox"),
+        lambda seed: distribution(shape, seed),
         seeds,
         fn_output_signature=tf.TensorSpec(shape, tf.float32),
     )

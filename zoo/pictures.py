@@ -18,7 +18,7 @@ def grid(images: np.ndarray, columns: int, *, gap: int = 1, scale: int | None = 
     scale repeats pixels; by default small images are enlarged to about 56 pixels.
     """
     count, height, width, channels = images.shape
-    scale = scale or max(1, 56 // max(height, width))
+    scale = scale or max(1, 72 // max(height, width))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale, width * scale
     rows = -(-count // columns)

@@ -21,7 +21,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import IO, Any
 
 import zoo
 from zoo import files
@@ -41,7 +41,7 @@ class Run:
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.samples = self.path / "samples"
-        self._lock = None
+        self._lock: IO[bytes] | None = None
 
     @classmethod
     def lock(

@@ -68,6 +68,7 @@ def _filtered(chatter: Sequence[str]) -> Iterator[None]:
         stdin=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is not for it
     ) as process:
+        assert process.stdin is not None
         os.dup2(process.stdin.fileno(), 2)
         try:
             yield

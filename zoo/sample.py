@@ -14,7 +14,7 @@ from zoo.rundir import Run
 class SampleFlags:
     """What a sheet or a walk can be told."""
 
-    run_dir: str | None = None
+    run_dir: str = ""
     """Directory of a training run."""
     count: int | None = None
     """Pictures on the sheet (64 by default), or latents on the walk (8 by default)."""
@@ -28,7 +28,7 @@ class SampleFlags:
     """An endless animation from latent to latent instead of a sheet."""
     frames: int = 12
     """With --walk, frames from each latent to the next."""
-    out: str | None = None
+    out: str = ""
     """File to write: .png, with --walk .webp or .gif; default: samples.png or walk.webp in DIR."""
 
     def __post_init__(self):

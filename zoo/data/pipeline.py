@@ -43,8 +43,12 @@ def batches(
         return {name: tf.gather(values, indices) for name, values in tensors.items()}
 
     numbers = tf.data.Dataset.range(start_step * per_pipeline, _NEVER)
-    # Small batches cost less than handing them between threads: one worker, one ahead.
-    return numbers.map(load).prefetch(4)
+    # Drawing a batch costs less than handing it between threads: one worker of its own, no tuning.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.map_parallelization = False
+    options.threading.private_threadpool_size = 1
+    return numbers.map(load).prefetch(4).with_options(options)
 
 
 def shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:
