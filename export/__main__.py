@@ -5,7 +5,7 @@ import json
 import pathlib
 
 from zoo import flags
-from zoo.errors import UsageError
+from zoo.errors import UsageError, writing
 from zoo.models import dataclass_fields
 from zoo.rundir import Run
 
@@ -35,12 +35,14 @@ def main(argv: list[str]) -> int:
 
     from zoo import runtime
 
-    runtime.import_tensorflow()
+    tf = runtime.import_tensorflow()
     from export import savedmodel
     from zoo import restore
 
     restored = restore.restore(options.run_dir)
-    path = savedmodel.write(restored.model, pathlib.Path(options.out))
+    out = pathlib.Path(options.out)
+    with writing(out, "make room, or choose another --out", tf.errors.OpError):
+        path = savedmodel.write(restored.model, out)
     report = json.loads((path / "verification.json").read_text(encoding="utf-8"))
     print(f"{path} from {restored.checkpoint}")
     for endpoint, difference in report["max_abs_difference"].items():

@@ -24,7 +24,9 @@ def start(module: str, *arguments: object, **options) -> subprocess.Popen:
     """`python -m module arguments`, with pipes for its output unless told otherwise."""
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **settings)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONUNBUFFERED", None)  # it would hide a line that is not flushed
+    return subprocess.Popen(command, env=environment, **settings)
 
 
 def run(module: str, *arguments: object, **options) -> subprocess.CompletedProcess:

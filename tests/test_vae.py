@@ -140,7 +140,7 @@ def test_the_importance_weighted_bound_with_one_sample_is_an_elbo_and_tightens()
 
 def test_the_bound_is_exact_where_the_likelihood_ignores_latents():
     """log p(x) is then known: both bounds differ from it by the KL alone, or not at all."""
-    model = build(image_shape=(8, 8, 1), width=4, hidden=8, importance_samples=2000)
+    model = build(image_shape=(8, 8, 1), width=4, hidden=8, importance_samples=500)
     for weight in model.decoder.trainable_weights:
         weight.assign(tf.zeros_like(weight))
     for weight in model.encoder.layers[-1].trainable_weights:
@@ -149,7 +149,7 @@ def test_the_bound_is_exact_where_the_likelihood_ignores_latents():
     noise = Noise(0, tf.constant(0), 4)
     bound = model.thorough_measures({"image": tf.constant(images)}, noise)
     exact = 64 * np.log(2)
-    np.testing.assert_allclose(bound["importance_weighted_nll"], exact, rtol=0.01)
+    np.testing.assert_allclose(bound["importance_weighted_nll"], exact, rtol=0.02)
     elbo = model.evaluate_batch({"image": tf.constant(images), "label": labels}, noise)
     np.testing.assert_allclose(elbo["negative_elbo"] - elbo["kl"], exact, rtol=1e-5)
 

@@ -1,8 +1,10 @@
 """The one exception that stands for bad input, and the checks that raise it."""
 
+import contextlib
 import difflib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UsageError(ValueError):
@@ -16,6 +18,19 @@ def reason(error: Exception) -> str:
     """What went wrong, in one line: without the names that TensorFlow puts around it."""
     text = getattr(error, "strerror", None) or str(error).partition("\n")[0]
     return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", text)
+
+
+@contextlib.contextmanager
+def writing(path: os.PathLike, advice: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turns a full or failing disk, met as OSError or as one of `errors`, into a UsageError."""
+    kinds: tuple[type[Exception], ...] = (OSError, *errors)
+    try:
+        yield
+    except kinds as error:
+        known = ("No space left", "File too large", "Read-only", "quota", "Input/output error")
+        if not any(text in reason(error) for text in known):
+            raise
+        raise UsageError(f"cannot write to {path}: {reason(error)}; {advice}") from error
 
 
 def check_positive(**values: float | None) -> None:

@@ -21,7 +21,8 @@ def bernoulli_nll(images: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     images, logits: [B, H, W, C]. Kingma & Welling 2014, appendix C.1. For grey pixels its lowest
     value is `bernoulli_entropy(images)`, not 0.
     """
-    return _sum_pixels(tf.nn.sigmoid_cross_entropy_with_logits(labels=images, logits=logits))
+    # Two passes over the pixels; tf.nn.sigmoid_cross_entropy_with_logits takes more.
+    return _sum_pixels(tf.nn.softplus(logits) - images * logits)
 
 
 def bernoulli_entropy(images: tf.Tensor) -> tf.Tensor:

@@ -7,8 +7,9 @@ import tensorflow as tf
 class Adam(keras.optimizers.Adam):
     """Keras's Adam, updated by TensorFlow's one fused kernel a variable instead of twelve.
 
-    The same formula (Kingma & Ba 2015, section 2, last paragraph), state and names; a dense VAE's
-    step takes a third less time on a CPU. Gradients must be dense; no AMSGrad.
+    The same formula (Kingma & Ba 2015, section 2, last paragraph), state and names. On a CPU a
+    784-400-40 VAE's step takes a quarter to a third less time; with so few weights that they stay
+    in the fastest cache it takes slightly more. Gradients must be dense; no AMSGrad.
     """
 
     def update_step(self, gradient, variable, learning_rate):

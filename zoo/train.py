@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo import flags
 from zoo.data import source
-from zoo.errors import UsageError, reason
+from zoo.errors import UsageError, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
 
@@ -81,7 +81,8 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         _report(run, metrics)
         return 0
     examples = {split: _arrays(data, split) for split in ("train", "test")}
-    with _writing(run, tf.errors.OpError):
+    keeps = "what was saved before is kept: make room, then run the same command again"
+    with writing(run.path, keeps, tf.errors.OpError):
         if options.overwrite:
             run.clear()
         run.record(
@@ -247,21 +248,6 @@ def _stopping(loop, progress: Progress) -> Iterator[list[int]]:
         os.close(writer)
         thread.join()
         os.close(reader)
-
-
-@contextlib.contextmanager
-def _writing(run: Run, op_error: type[Exception]) -> Iterator[None]:
-    """Turns a full or failing disk into one line; other errors pass."""
-    try:
-        yield
-    except (OSError, op_error) as error:
-        known = ("No space left", "File too large", "Read-only", "quota", "Input/output error")
-        if not any(text in reason(error) for text in known):
-            raise
-        raise UsageError(
-            f"cannot write to {run.path}: {reason(error)}; what was saved before is kept: make "
-            "room, then run the same command again"
-        ) from error
 
 
 if __name__ == "__main__":
