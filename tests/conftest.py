@@ -1,10 +1,14 @@
 """What all tests share: TensorFlow as the zoo sets it up, and one cache of drawn data."""
 
+import signal
+
 import pytest
 
 from zoo import runtime
 
 runtime.import_tensorflow()
+# Started in the background of a script, SIGINT is ignored, and what we start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,7 @@
 """The loop with a model that only counts: what runs when, and what stops it."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,23 @@ def test_hooks_and_checkpoints_meet_the_steps_they_asked_for(tmp_path):
         "step-4.index",
         "step-8.index",
     ]
+
+
+def test_slow_steps_make_short_blocks(monkeypatch):
+    monkeypatch.setattr("zoo.loop.BLOCK_SECONDS", 0.02)
+    model = Counter()
+    blocks = []
+
+    def slow(start, context=None):
+        return numbers(start).map(
+            lambda n: tf.py_function(lambda n: (time.sleep(0.01), n)[1], [n], tf.float32)
+        )
+
+    Loop(model, slow, total_steps=40, steps_per_loop=30, on_block=blocks.append).train()
+    lengths = np.diff([0, *(block.step for block in blocks)])
+    assert lengths[0] == 10
+    assert max(lengths[1:]) <= 2
+    assert float(model.total) == sum(range(40))
 
 
 def test_training_goes_on_from_the_model_s_step():

@@ -1,8 +1,9 @@
 """Loop: many training steps inside one tf.function; checkpoints, scalars and hooks outside.
 
-A block runs at most `steps_per_loop` steps and ends where something is due, so that a hook or a
-checkpoint always meets the step it asked for. The step count is a tensor: one trace serves all
-block lengths. How steps fall into blocks never changes the weights.
+A block runs at most `steps_per_loop` steps, takes about BLOCK_SECONDS at most, so that progress and
+Ctrl-C are met soon, and ends where something is due, so that a hook or a checkpoint always meets
+the step it asked for. The step count is a tensor: one trace serves all block lengths. How steps
+fall into blocks never changes the weights.
 """
 
 import dataclasses
@@ -14,6 +15,10 @@ import tensorflow as tf
 
 from zoo.checkpoints import Checkpoints
 from zoo.generative import GenerativeModel
+
+
+BLOCK_SECONDS = 2.0
+_FIRST_BLOCK = 10
 
 
 class NonFiniteError(ArithmeticError):
@@ -101,8 +106,11 @@ class Loop:
         checkpoints saved before stay as they are.
         """
         step = int(self.model.step.numpy())
-        while step < self.total_steps and not self.stop_requested:
-            block = self.run_block(self._steps_until_due(step))
+        longest = _FIRST_BLOCK
+        stopping = self.stop_requested
+        while step < self.total_steps and not stopping:
+            block = self.run_block(min(longest, self._steps_until_due(step)))
+            longest = max(1, int(block.steps_per_second * BLOCK_SECONDS))
             previous, step = step, block.step
             self._check_finite(block.scalars, previous + 1, step)
             if self.on_block:
@@ -111,10 +119,9 @@ class Loop:
             for hook in self.hooks:
                 if step % hook.steps == 0 or done:
                     hook.call(step, self.model)
-            if step % self.checkpoint_every == 0 or done:
+            stopping = self.stop_requested
+            if step % self.checkpoint_every == 0 or done or stopping:
                 self._save(step)
-        if self.stop_requested:
-            self._save(step)
         return step
 
     def run_block(self, num_steps: int) -> Block:
@@ -156,6 +163,7 @@ class Loop:
             self._waited.assign_add(tf.timestamp() - asked)
             self.strategy.run(self._compiled_step_and_sum, args=(batch,))
 
+    @tf.autograph.experimental.do_not_convert  # halves the time to the first step
     def _compiled_step_and_sum(self, batch) -> None:
         self._sums.assign_add(tf.cast(self._compiled_step(batch), tf.float64))
 
