@@ -41,7 +41,7 @@ def write(model: GenerativeModel, directory: pathlib.Path) -> pathlib.Path:
         endpoints = model.endpoints()
         _write_archive(model, endpoints, temporary / "model")
         requests = temporary / "requests.npz"
-        np.savez(requests, **_requests(endpoints))  # type: ignore[arg-type]
+        np.savez(requests, **_requests(endpoints, model.num_classes))  # type: ignore[arg-type]
         verification = _verify_in_fresh_process(temporary / "model", requests)
         report = json.dumps(verification, indent=2) + "\n"
         (temporary / "model" / "verification.json").write_text(report, encoding="utf-8")
@@ -60,14 +60,15 @@ def _write_archive(model: GenerativeModel, endpoints: dict, path: pathlib.Path) 
     archive.write_out(str(path), verbose=False)
 
 
-def _requests(endpoints: dict) -> dict[str, np.ndarray]:
+def _requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
     """ "endpoint/batch/in|out/name" -> array: what to ask, and what the live model answers."""
     arrays = {}
     generator = np.random.Generator(np.random.PCG64(0))
     for endpoint, function in endpoints.items():
         for batch in _BATCHES:
             feeds = {
-                spec.name: _example(spec, batch, generator) for spec in function.input_signature
+                spec.name: _example(spec, batch, generator, num_classes)
+                for spec in function.input_signature
             }
             for name, value in feeds.items():
                 arrays[f"{endpoint}/{batch}/in/{name}"] = value
@@ -77,10 +78,13 @@ def _requests(endpoints: dict) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _example(spec: tf.TensorSpec, batch: int, generator: np.random.Generator) -> np.ndarray:
+def _example(
+    spec: tf.TensorSpec, batch: int, generator: np.random.Generator, num_classes: int
+) -> np.ndarray:
     shape = [batch, *spec.shape[1:]]
     if spec.dtype.is_integer:
-        return (generator.random(shape) * 10).astype(spec.dtype.as_numpy_dtype)
+        below = num_classes if spec.name == "label" else 1000
+        return (generator.random(shape) * below).astype(spec.dtype.as_numpy_dtype)
     return generator.random(shape).astype(spec.dtype.as_numpy_dtype)
 
 

@@ -1,7 +1,7 @@
 """Asks every signature of a SavedModel what the live model was asked, and compares.
 
 `python verify.py MODEL REQUESTS.npz TOLERANCE` prints a JSON report; exit code 1 on a mismatch.
-Imports TensorFlow and NumPy, nothing of ours and no Keras, as a server would.
+Imports TensorFlow and NumPy, nothing of ours and no Keras.
 """
 
 import json

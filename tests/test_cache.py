@@ -228,18 +228,18 @@ def test_killed_while_writing(tmp_path, moment):
         wait_for(tmp_path / "here")
         # Alive, it holds its lock: another name may be written, and its file is left alone.
         cache.cached("other", drawn, tmp_path)
-        assert (tmp_path / "set.tmp").exists()
+        assert (tmp_path / "set.zoo-partial").exists()
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (tmp_path / "set.npz").exists()
     cache.cached("third", drawn, tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.zoo-partial"))
     assert same(cache.cached("set", drawn, tmp_path), drawn())
 
 
 def test_the_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
-    (tmp_path / "set.tmp").write_bytes(b"x" * 100_000)
+    (tmp_path / "set.zoo-partial").write_bytes(b"x" * 100_000)
     cache.cached("set", drawn, tmp_path)
     assert same(cache.cached("set", never, tmp_path), drawn())
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.zoo-partial"))

@@ -131,6 +131,7 @@ def test_a_reader_that_goes_away_is_no_error():
         (("--model=vae", "--batch_size=-8"), ("--batch_size=-8",)),
         (("--model=vae", "--image_size=0"), ("--image_size=0",)),
         (("--model=vae", "--image_size=5000"), ("5000", "2048")),
+        (("--model=vae", "--image_size=2048"), ("547 GiB of memory", "--image_size")),
         (("--model=vae", "extra"), ("'extra'",)),
         (("--model=vae", "--flagfile=missing.flags"), ("missing.flags",)),
     ),
@@ -264,8 +265,9 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(trained):
     before = contents(path)
     done = train(path, *TRAINED)
     assert_done(done)
-    assert f"Resuming from step {STEPS}" in done.stdout
-    assert "This run is finished" in done.stdout
+    assert f"This run is finished at step {STEPS}" in done.stdout
+    # Naming the size that the data have anyway is no other run.
+    assert "is finished" in train(path, *TRAINED, "--image_size=28").stdout
     assert done.stdout.endswith(first.stdout[first.stdout.index(f"\nStep {STEPS}, ") + 1 :])
     # Not further than that, nor under other flags, nor where something else is.
     assert_refused(train(path, "--total_steps=39"), "--total_steps=40 or more")
@@ -275,6 +277,15 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(trained):
     assert_refused(parent, "not a run directory and not empty", "--run_dir")
     assert contents(path) == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_code_that_changed_is_not_taken_for_damage(copy):
+    """As if the model's default width had changed since: the checkpoint is whole all the same."""
+    flags = copy / "flags.txt"
+    flags.write_text(flags.read_text().replace("--hidden=8\n", "--hidden=9\n"))
+    done = run("zoo.sample", f"--run_dir={copy}", "--count=1")
+    assert_refused(done, "does not fit the model", "step-40")
+    assert_refused(train(copy, *TRAINED, "--hidden=9"), "does not fit the model")
 
 
 def test_more_steps_go_on_from_the_last(copy, trained):

@@ -58,8 +58,8 @@ for name in ("serving_default", "sample"):
 def test_a_model_that_differs_is_not_published(model, tmp_path, monkeypatch):
     requests = savedmodel._requests
 
-    def off_by_a_little(endpoints):
-        arrays = requests(endpoints)
+    def off_by_a_little(*arguments):
+        arrays = requests(*arguments)
         arrays["decode/3/out/images"] = arrays["decode/3/out/images"] + 1e-3
         return arrays
 

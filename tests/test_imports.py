@@ -24,6 +24,7 @@ def imports(path: pathlib.Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides where it points"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -57,6 +58,13 @@ def test_imports_point_downwards(path):
         assert not used & {"loop", "data", "hooks", "rundir", "checkpoints"}
         others = {name for name in found if name.startswith("zoo.models.")}
         assert not others
+
+
+@pytest.mark.parametrize("package", ["export", "experiments"])
+def test_other_packages_stand_on_zoo_alone(package):
+    for path in ROOT.glob(f"{package}/**/*.py"):
+        own = {"export", "experiments"} - {package}
+        assert not {name.split(".")[0] for name in imports(path)} & (own | {"tests"})
 
 
 @pytest.mark.parametrize(

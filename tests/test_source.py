@@ -46,7 +46,8 @@ def test_load_describes_without_drawing(cache_directory):
     assert loaded.class_names == glyphs.CLASS_NAMES
     assert loaded.num_examples == {"train": 60_000, "test": 10_000}
     assert source.load("paintings/hills", 96).image_shape == (96, 96, 3)
-    assert source.load("paintings/hills").class_names == paintings.CLASS_NAMES
+    assert source.load("paintings/hills").class_names == ("hills",)
+    assert source.load("glyphs/hard").class_names == glyphs.CLASS_NAMES
     assert list(cache_directory.iterdir()) == []
     with pytest.raises(dataclasses.FrozenInstanceError):
         loaded.name = "other"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from zoo.errors import reason
+from zoo.errors import UsageError, reason
 
 KEEP = 3
 _TEMPORARY = "saving"
@@ -19,6 +19,13 @@ _TEMPORARY = "saving"
 
 class BrokenCheckpoints(Exception):
     """Checkpoints are there, and none can be read."""
+
+
+def _misfit(path: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"checkpoint {path} is whole but does not fit the model ({reason(error)}): its code has "
+        "changed since; use the code of that run, or another --run_dir"
+    )
 
 
 class Checkpoints:
@@ -62,18 +69,22 @@ class Checkpoints:
     def restore(self, say: Callable[[str], None] = print) -> str | None:
         """Restores the newest checkpoint that reads whole; its path, or None if there is none.
 
-        Names each broken one through `say`. BrokenCheckpoints if all are broken.
-        Every variable must exist before: all of them and nothing else must match.
+        Names each broken one through `say`. BrokenCheckpoints if all are broken. Every variable
+        must exist before; UsageError if those of the checkpoint are others.
         """
         steps = self.steps()
         for step in reversed(steps):
             path = str(self._directory / f"step-{step}")
             try:
                 status = self._checkpoint.read(path)
+                status.assert_consumed()  # and every variable was found
+            except AssertionError as error:
+                raise _misfit(path, error) from error
             except (tf.errors.OpError, ValueError, IndexError) as error:
+                if "shape" in str(error):
+                    raise _misfit(path, error) from error
                 say(f"Checkpoint {path} is damaged ({reason(error)}): trying the one before it")
                 continue
-            status.assert_consumed()  # and every variable was found
             return path
         if steps:
             raise BrokenCheckpoints(

@@ -38,7 +38,7 @@ class RunFlags:
     total_steps: int = None  # type: ignore[assignment]  # the model knows
     """Train until this step; the model's own default."""
     batch_size: int = None  # type: ignore[assignment]  # the model knows
-    """Examples a step, over all devices; the model's own default."""
+    """Examples a step; the model's own default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products and convolutions; weights and losses stay in float32."""
     jit_compile: bool = False
@@ -167,6 +167,11 @@ def training_help(argv: Sequence[str]) -> str:
     sections = {"Flags of every run": run_fields()}
     name = parse(run_fields(), argv, known_only=True)["model"]
     if name:
+        own = zoo.models.defaults(name)
+        sections["Flags of every run"] = [
+            dataclasses.replace(field, default=own.get(field.name, field.default))
+            for field in run_fields()
+        ]
         sections[f"Flags of {name}"] = zoo.models.config_fields(name)
     text = help_text("python -m zoo.train --model=NAME [--flag=value ...]", sections)
     return text if name else f"{text}\n\nA model's own flags: --model=NAME --help"

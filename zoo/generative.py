@@ -142,7 +142,11 @@ class GenerativeModel(keras.Model):
     """
 
     scalar_names: tuple[str, ...] = ()
+    """What `train_step` returns: the objectives, then the reports."""
+    evaluation_names: tuple[str, ...] = ()
+    """What `evaluate_batch` returns."""
     samplers: tuple[str, ...] = ()
+    """The ways to draw latents, the default first; none if there is only one."""
 
     def __init__(
         self, *, image_shape: tuple[int, int, int], num_classes: int = 0, seed: int = 0, **kwargs
@@ -229,12 +233,16 @@ class GenerativeModel(keras.Model):
             )
         for name, optimizer in optimizers.items():
             optimizer.build(variables[name])
+        self._evaluation_means = [keras.metrics.Mean(name) for name in self.evaluation_names]
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=next(iter(optimizers.values())), **kwargs)
         self.optimizers = dict(optimizers)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Moves every objective's variables once; returns this replica's means, `scalar_names`."""
+        """Moves every objective's variables once; returns this replica's means, `scalar_names`.
+
+        They are this step's: what `fit()` shows after an epoch is its last step.
+        """
         variables = self.objective_variables()
         with tf.GradientTape(persistent=len(variables) > 1) as tape:
             losses = self.compute_losses(batch, self._noise(batch), training=True)
@@ -252,9 +260,12 @@ class GenerativeModel(keras.Model):
         }
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """What `keras.Model.evaluate` reports: means of `evaluate_batch`."""
-        measures = self.evaluate_batch(batch, self._noise(batch))
-        return {name: tf.reduce_mean(value) for name, value in measures.items()}
+        """What `keras.Model.evaluate` reports: means of `evaluate_batch` over all batches."""
+        seen = self._evaluation_means[0].count
+        measures = self.evaluate_batch(batch, Noise(self.seed, seen, batch_size(batch)))
+        for mean in self._evaluation_means:
+            mean.update_state(measures[mean.name])
+        return {mean.name: mean.result() for mean in self._evaluation_means}
 
     def _noise(self, batch: dict[str, tf.Tensor]) -> Noise:
         return Noise(self.seed, self.step.read_value(), batch_size(batch))

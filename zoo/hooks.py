@@ -12,7 +12,7 @@ from zoo import files, pictures
 from zoo.generative import SAMPLE_CHUNK, GenerativeModel, Noise, row_seeds, to_uint8
 from zoo.loop import Block
 
-EVALUATION_BATCH = 500
+EVALUATION_PIXELS = 500 * 28 * 28
 
 
 class Scalars:
@@ -42,7 +42,6 @@ class Sheets:
         """batch: the held-out examples that a model may show its picture of."""
         self._writer, self._directory = writer, directory
         self._batch = {name: tf.constant(values) for name, values in batch.items()}
-        self.latest: dict[str, pathlib.Path] = {}
 
     def __call__(self, step: int, model: GenerativeModel) -> None:
         with self._writer.as_default(step=step):
@@ -50,22 +49,20 @@ class Sheets:
                 picture = pictures.grid(to_uint8(np.asarray(sheet.images)), sheet.columns)
                 path = self._directory / f"step-{step:08d}-{name}.png"
                 files.write(path, pictures.encode(picture))
-                self.latest[name] = path
                 tf.summary.image(name, picture[None])
             write_animation("walk", walk(model, seed=model.seed, count=4, frames=8), step)
 
 
 class Evaluate:
-    """Means of `model.evaluate_batch` over held-out examples, to TensorBoard and `latest`."""
+    """Means of `model.evaluate_batch` over held-out examples, to TensorBoard."""
 
     def __init__(self, writer: tf.summary.SummaryWriter, examples: Mapping[str, np.ndarray]):
         self._writer, self._examples = writer, examples
-        self.latest: dict[str, float] = {}
 
     def __call__(self, step: int, model: GenerativeModel) -> None:
-        self.latest = means(model, model.evaluate_batch, self._examples)
+        measures = means(model, model.evaluate_batch, self._examples)
         with self._writer.as_default(step=step):
-            for name, value in self.latest.items():
+            for name, value in measures.items():
                 tf.summary.scalar(name, value)
 
 
@@ -79,8 +76,8 @@ def means(
     The noise of batch i is a function of (model.seed, i): the same weights give the same figures
     at every step.
     """
-    count = len(examples["image"])
-    size = min(EVALUATION_BATCH, count)
+    count, height, width, _ = examples["image"].shape
+    size = max(1, min(EVALUATION_PIXELS // (height * width), count))
     measure = _compiled(model, measure)
     sums: dict[str, float] = {}
     for number in range(math.ceil(count / size)):
@@ -94,14 +91,15 @@ def means(
 def _compiled(model: GenerativeModel, measure: Callable) -> Callable:
     """The measure as a tf.function of (batch, batch number), traced once a model."""
     functions = model.__dict__.setdefault("_zoo_measures", {})
-    if measure.__name__ not in functions:
+    key = getattr(measure, "__func__", measure)
+    if key not in functions:
 
         def run(batch, number):
             seed = model.seed ^ 0x5EED
             return measure(batch, Noise(seed, number, tf.shape(batch["image"])[0]))
 
-        functions[measure.__name__] = tf.function(run, autograph=False, reduce_retracing=True)
-    return functions[measure.__name__]
+        functions[key] = tf.function(run, autograph=False, reduce_retracing=True)
+    return functions[key]
 
 
 def walk(

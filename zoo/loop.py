@@ -16,7 +16,6 @@ import tensorflow as tf
 from zoo.checkpoints import Checkpoints
 from zoo.generative import GenerativeModel
 
-
 BLOCK_SECONDS = 2.0
 _FIRST_BLOCK = 10
 
@@ -116,12 +115,16 @@ class Loop:
             if self.on_block:
                 self.on_block(block)
             done = step == self.total_steps
-            for hook in self.hooks:
-                if step % hook.steps == 0 or done:
-                    hook.call(step, self.model)
+            due = [hook for hook in self.hooks if step % hook.steps == 0 or done]
+            if due:
+                self._check_weights(step)
+            for hook in due:
+                hook.call(step, self.model)
             stopping = self.stop_requested
             if step % self.checkpoint_every == 0 or done or stopping:
-                self._save(step)
+                self._check_weights(step)
+                if self.checkpoints:
+                    self.checkpoints.save(step)
         return step
 
     def run_block(self, num_steps: int) -> Block:
@@ -184,13 +187,10 @@ class Loop:
                 f"{', '.join(broken)} became non-finite between steps {first} and {last}"
             )
 
-    def _save(self, step: int) -> None:
-        if self.checkpoints is None:
-            return
+    def _check_weights(self, step: int) -> None:
         broken = [v.name for v in self.model.state() if not _finite(v)]
         if broken:
             raise NonFiniteError(f"after step {step} these weights are not finite: {broken[:3]}")
-        self.checkpoints.save(step)
 
 
 def _finite(variable: tf.Variable) -> bool:

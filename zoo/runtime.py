@@ -36,6 +36,8 @@ def import_tensorflow():
     # Its warnings come beside an exception that says the same, or ask nothing of the user.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # An export verifies its work in a second process, which needs the GPU too.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     has_driver = os.path.exists(_NVIDIA_DRIVER)
     with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
         import tensorflow as tf

@@ -1,7 +1,9 @@
 """`python -m zoo.train --model=NAME`: trains a model, or resumes its run."""
 
 import contextlib
+import dataclasses
 import logging
+import math
 import os
 import shlex
 import signal
@@ -40,6 +42,10 @@ def main(argv: list[str]) -> int:
     logging.getLogger("zoo").setLevel(logging.INFO)
     settings = flags.parse_training(argv)
     data = source.load(settings.run.dataset, settings.run.image_size)
+    _check_memory(data)
+    # Written out, so that naming the default size is no other run.
+    size = dataclasses.replace(settings.run, image_size=data.image_shape[0])
+    settings = dataclasses.replace(settings, run=size)
     run = Run.lock(
         settings.run.run_dir,
         settings.recorded(),
@@ -49,6 +55,18 @@ def main(argv: list[str]) -> int:
     with contextlib.closing(run):
         print(f"{settings.run.model} on {data.name}, run directory {run.path}", flush=True)
         return _train(settings, data, run)
+
+
+def _check_memory(data: source.Source) -> None:
+    """UsageError where the images would not fit: they are held as drawn and as tensors."""
+    gibibyte = 2**30
+    needed = 2 * sum(data.num_examples.values()) * math.prod(data.image_shape) / gibibyte
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / gibibyte
+    if needed > there:
+        raise UsageError(
+            f"{data.name} at {data.image_shape[0]} pixels takes {needed:.0f} GiB of memory, this "
+            f"machine has {there:.0f}: use a smaller --image_size"
+        )
 
 
 def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
@@ -73,13 +91,16 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         raise UsageError(
             f"{run.path} is at step {start} already: expected --total_steps={start} or more"
         )
-    if start:
-        print(f"Resuming from step {start}", flush=True)
     metrics = None if options.overwrite else run.read_json("metrics.json")
     if metrics and start == metrics["step"] == options.total_steps:
-        print("This run is finished: nothing is changed; a larger --total_steps goes on")
+        print(
+            f"This run is finished at step {start}: nothing is changed. A larger --total_steps "
+            "goes on, under the learning rates of that longer run"
+        )
         _report(run, metrics)
         return 0
+    if start:
+        print(f"Resuming from step {start}", flush=True)
     examples = {split: _arrays(data, split) for split in ("train", "test")}
     keeps = "what was saved before is kept: make room, then run the same command again"
     with writing(run.path, keeps, tf.errors.OpError):

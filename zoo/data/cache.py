@@ -24,6 +24,8 @@ from typing import IO
 import numpy as np
 
 _logger = logging.getLogger("zoo")
+# Ours alone: the directory may be one that others write to.
+_PARTIAL = "zoo-partial"
 # A member that lists the file's name and the other members: a zip can lose its last ones unseen.
 _CONTENTS = "contents"
 
@@ -112,7 +114,7 @@ def _read(directory: Path, name: str) -> dict[str, np.ndarray] | None:
 
 def _write(directory: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     # A fixed name, as the lock is held; it also overwrites what a killed process left behind.
-    temporary = directory / f"{name}.tmp"
+    temporary = directory / f"{name}.{_PARTIAL}"
     try:
         with open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, **{_CONTENTS: [name, *arrays]}, **arrays)
@@ -146,7 +148,7 @@ def _lock(directory: Path, name: str) -> IO[bytes]:
 
 def _remove_stale(directory: Path) -> None:
     """Removes temporary files that no live process is writing: those whose lock is free."""
-    for temporary in directory.glob("*.tmp"):
+    for temporary in directory.glob(f"*.{_PARTIAL}"):
         with open(temporary.with_suffix(".lock"), "ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

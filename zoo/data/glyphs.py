@@ -104,6 +104,11 @@ _SPLIT_IDS = {"train": 1, "test": 2}
 _UINT64 = (1 << 64) - 1
 
 
+def class_names(variant: str = "") -> tuple[str, ...]:
+    """What the labels stand for: the digits, in every variant."""
+    return CLASS_NAMES
+
+
 def draw(
     indices: Sequence[int] | np.ndarray,
     *,

@@ -57,6 +57,11 @@ def paint(
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
 
 
+def class_names(variant: str = "") -> tuple[str, ...]:
+    """What the labels stand for: the ten styles, or the one that a variant names."""
+    return (variant,) if variant else CLASS_NAMES
+
+
 def draw(
     indices: Sequence[int] | np.ndarray,
     *,
@@ -74,7 +79,7 @@ def draw(
         name of one style (example i is picture i of it).
 
     Returns:
-      images uint8 [N, H, W, 3]; labels int32 [N], positions in `CLASS_NAMES` for every variant.
+      images uint8 [N, H, W, 3]; labels int32 [N], positions in `class_names(variant)`.
 
     Raises:
       UsageError: as `paint`, or an unknown variant.
@@ -85,12 +90,13 @@ def draw(
     _check(indices.min(initial=0), split, image_size)
     images = np.empty((len(indices), image_size, image_size, CHANNELS), np.uint8)
     if variant:
-        labels, numbers = np.full(len(indices), CLASS_NAMES.index(variant)), indices
+        labels, numbers = np.zeros(len(indices), np.int64), indices
     else:
         labels, numbers = indices % len(CLASS_NAMES), indices // len(CLASS_NAMES)
+    styles = class_names(variant)
     for row, (label, number) in enumerate(zip(labels, numbers, strict=True)):
         images[row] = paint(
-            CLASS_NAMES[label], int(number), split=split, seed=seed, image_size=image_size
+            styles[label], int(number), split=split, seed=seed, image_size=image_size
         )
     return images, labels.astype(np.int32)
 

@@ -1,7 +1,7 @@
 """Sources: the labelled image data sets by name, each drawn by its module in `zoo.data`.
 
 A module of this package that defines `NUM_EXAMPLES` is a data set; the module's name is its name,
-and the first line of its docstring its summary. Beside that and `draw` it defines `CLASS_NAMES`,
+and the first line of its docstring its summary. Beside that it defines `draw`, `class_names`,
 `DEFAULT_SIZE`, `MIN_SIZE`, `MAX_SIZE`, `CHANNELS` and `VARIANTS`; "name/variant" names a variant.
 """
 
@@ -123,7 +123,7 @@ def load(name: str, image_size: int | None = None, seed: int = 0) -> Source:
     return Source(
         name=name,
         image_shape=(size, size, module.CHANNELS),
-        class_names=module.CLASS_NAMES,
+        class_names=module.class_names(variant),
         num_examples=module.NUM_EXAMPLES,
         seed=seed,
     )

@@ -60,7 +60,7 @@ class Config:
     warmup_steps: int = 100
     """Steps over which the learning rate rises from a tenth."""
     mixture_components: int = 10
-    """Gaussians that follow the encoded data where it has no labels, else one a class."""
+    """Gaussians that follow the encoded data; with several classes it is one a class instead."""
     importance_samples: int = 50
     """Latent draws per image for the importance-weighted bound at the end."""
 
@@ -105,7 +105,13 @@ class VAE(GenerativeModel):
                 dtype="float32",
                 name="log_scale",
             )
-        self.mixture = Mixture(num_classes or config.mixture_components, config.latent_dim)
+        self.evaluation_names = ("negative_elbo", "reconstruction", "kl")
+        if self.likelihood == "bernoulli":
+            self.evaluation_names += ("entropy_floor",)
+        # A single class says nothing about where its examples are.
+        self.labelled = num_classes > 1
+        components = num_classes if self.labelled else config.mixture_components
+        self.mixture = Mixture(components, config.latent_dim)
         self.built = True
 
     def objective_variables(self) -> dict[str, list[keras.Variable]]:
@@ -150,7 +156,7 @@ class VAE(GenerativeModel):
         reconstruction = self.reconstruction_nll(images, logits)
         kl = losses.gaussian_kl(mean, logvar)
         if training:
-            self.mixture.update(mean, logvar, batch.get("label") if self.num_classes else None)
+            self.mixture.update(mean, logvar, batch["label"] if self.labelled else None)
         return Losses(
             objectives={"loss": reconstruction + self.config.beta * kl},
             reports={"reconstruction": reconstruction, "kl": kl},
@@ -187,6 +193,7 @@ class VAE(GenerativeModel):
     ) -> tf.Tensor:
         draws = normal_per_seed(seeds, self.config.latent_dim)
         if sampler == "mixture":
+            labels = labels if self.labelled else None
             return self.mixture.sample(draws, uniform_per_seed(seeds, "component"), labels)
         if labels is not None:
             raise errors.UsageError("the prior of a VAE knows no labels: use the mixture sampler")
@@ -220,7 +227,7 @@ class VAE(GenerativeModel):
                 lambda images: {"images": self(images)}, input_signature=[images]
             ),
         }
-        if self.num_classes:
+        if self.labelled:
             labels = tf.TensorSpec([None], tf.int32, name="label")
             endpoints["sample_label"] = tf.function(
                 lambda seed, label: {"images": self.sample(seed, label)},
