@@ -17,7 +17,6 @@ from typing import Any
 
 from zoo import files, flags, rundir
 from zoo.errors import UsageError
-from zoo.models import dataclass_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +102,11 @@ class Report:
 
 def main(argv: list[str]) -> int:
     """Measures, prints and writes; returns the exit code."""
-    fields = dataclass_fields(pathlib.Path(__file__), "BenchFlags")
-    if flags.wants_help(argv):
-        usage = "python -m experiments.bench [--flag=value ...]"
-        print(flags.help_text(usage, {"Flags": fields}))
+    options = flags.parse_options(
+        BenchFlags, "python -m experiments.bench [--flag=value ...]", argv
+    )
+    if options is None:
         return 0
-    options = BenchFlags(**flags.parse(fields, argv))
     out = pathlib.Path(options.out)
     _check_writable(out)
     plan = QUICK if options.quick else FULL

@@ -6,7 +6,6 @@ import pathlib
 
 from zoo import flags
 from zoo.errors import UsageError, writing
-from zoo.models import dataclass_fields
 from zoo.rundir import Run
 
 
@@ -26,11 +25,9 @@ class ExportFlags:
 
 def main(argv: list[str]) -> int:
     """Writes the SavedModel; returns the exit code."""
-    fields = dataclass_fields(pathlib.Path(__file__), "ExportFlags")
-    if flags.wants_help(argv):
-        print(flags.help_text("python -m export --run_dir=DIR --out=DIR", {"Flags": fields}))
+    options = flags.parse_options(ExportFlags, "python -m export --run_dir=DIR --out=DIR", argv)
+    if options is None:
         return 0
-    options = ExportFlags(**flags.parse(fields, argv))
     Run.open(options.run_dir)
 
     from zoo import runtime

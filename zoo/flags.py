@@ -5,18 +5,21 @@ is a flagfile, read back by the same code.
 """
 
 import dataclasses
+import inspect
 import os
 import pathlib
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from absl import flags
 
 import zoo.models
 from zoo.errors import UsageError, check_positive
 from zoo.models import Field, dataclass_fields
+
+Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +178,15 @@ def training_help(argv: Sequence[str]) -> str:
         sections[f"Flags of {name}"] = zoo.models.config_fields(name)
     text = help_text("python -m zoo.train --model=NAME [--flag=value ...]", sections)
     return text if name else f"{text}\n\nA model's own flags: --model=NAME --help"
+
+
+def parse_options(kind: type[Options], usage: str, argv: Sequence[str]) -> Options | None:
+    """An instance of a command's flags dataclass; None if --help was asked for, and printed."""
+    fields = dataclass_fields(pathlib.Path(inspect.getfile(kind)), kind.__name__)
+    if wants_help(argv):
+        print(help_text(usage, {"Flags": fields}))
+        return None
+    return kind(**parse(fields, argv))
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:

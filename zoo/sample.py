@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from zoo import files, flags
 from zoo.errors import UsageError, check_positive
-from zoo.models import dataclass_fields
 from zoo.rundir import Run
 
 
@@ -41,12 +40,11 @@ class SampleFlags:
 
 def main(argv: list[str]) -> int:
     """Writes the picture; returns the exit code."""
-    fields = dataclass_fields(pathlib.Path(__file__), "SampleFlags")
-    if flags.wants_help(argv):
-        usage = "python -m zoo.sample --run_dir=DIR [--flag=value ...]"
-        print(flags.help_text(usage, {"Flags": fields}))
+    options = flags.parse_options(
+        SampleFlags, "python -m zoo.sample --run_dir=DIR [--flag=value ...]", argv
+    )
+    if options is None:
         return 0
-    options = SampleFlags(**flags.parse(fields, argv))
 
     from zoo import pictures, runtime
 
