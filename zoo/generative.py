@@ -43,11 +43,15 @@ class Noise:
     replica with the same global batch would have seen.
     """
 
-    def __init__(self, seed: int, step: tf.Tensor, batch_size: tf.Tensor):
-        """batch_size: examples on this replica; seed: 0 ≤ seed < 2**31."""
+    def __init__(
+        self, seed: int, step: tf.Tensor, batch_size: tf.Tensor, stream: tf.Tensor | int = 0
+    ):
+        """batch_size: examples on this replica; seed: 0 ≤ seed < 2**31; stream: a number below
+        2**15 that tells apart the noise of runs of the same seed, 0 ≤ step < 2**48.
+        """
         context = tf.distribute.get_replica_context()
         self._seed = seed
-        self._step = tf.cast(step, tf.int64)
+        self._step = tf.cast(step, tf.int64) + tf.cast(stream, tf.int64) * 2**48
         self._batch_size = batch_size
         self._num_replicas = context.num_replicas_in_sync if context else 1
         self._replica = context.replica_id_in_sync_group if context else 0
@@ -133,12 +137,23 @@ def to_float(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(images, tf.float32)
 
 
+def _counter(name: str) -> tf.Variable:
+    return tf.Variable(
+        0,
+        dtype=tf.int64,
+        trainable=False,
+        name=name,
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    )
+
+
 class GenerativeModel(keras.Model):
     """Base class of all zoo models.
 
     A subclass gives `objective_variables`, `compute_losses`, `scalar_names`, `sample_latents`,
     `decode` and `endpoints`, and makes every variable in `__init__`, so that a checkpoint restores
     all. `step`, an int64 variable, is the only clock: noise, data order and schedules follow it.
+    `rollbacks` counts how often training went back after a failure; each has noise of its own.
     """
 
     scalar_names: tuple[str, ...] = ()
@@ -147,6 +162,15 @@ class GenerativeModel(keras.Model):
     """What `evaluate_batch` returns."""
     samplers: tuple[str, ...] = ()
     """The ways to draw latents, the default first; none if there is only one."""
+    selection_measure = "frechet_distance"
+    """The best checkpoint has the lowest of this: of `evaluation_names`, or of the samples."""
+    batches_per_step = 1
+    """Batches that one step takes: `train_step` is handed them as one, that many times as long."""
+    conditional = False
+    """Whether samples are of a class that can be asked for, and `decode` needs to know it."""
+
+    reading = ""
+    """Rows of a Markdown table for TensorBoard: | what is shown | how it looks in good health |"""
 
     def __init__(
         self, *, image_shape: tuple[int, int, int], num_classes: int = 0, seed: int = 0, **kwargs
@@ -157,13 +181,8 @@ class GenerativeModel(keras.Model):
         self.seed = seed
         self.optimizers: Mapping[str, keras.optimizers.Optimizer] = {}
         self.sample_function = tf.function(self.sample, autograph=False)
-        self.step = tf.Variable(
-            0,
-            dtype=tf.int64,
-            trainable=False,
-            name="step",
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
+        self.step = _counter("step")
+        self.rollbacks = _counter("rollbacks")
 
     def objective_variables(self) -> dict[str, list[keras.Variable]]:
         """Objective name -> the trainable variables that its gradient may move."""
@@ -193,6 +212,16 @@ class GenerativeModel(keras.Model):
         """
         return self.decode(self.sample_latents(seeds, labels, **sampler), labels)
 
+    def default_labels(self, seeds: np.ndarray) -> np.ndarray | None:
+        """seeds [N, 2] int64 -> labels [N] int32: the classes in turn; None if not conditional."""
+        if not self.conditional:
+            return None
+        return (np.asarray(seeds).sum(axis=1) % self.num_classes).astype(np.int32)
+
+    def summary_line(self) -> str:
+        """What the model is made of, for a person."""
+        return f"{self.count_params():,} parameters"
+
     def sheets(self, batch: dict[str, tf.Tensor]) -> dict[str, "Sheet"]:
         """Pictures worth seeing while it trains, by name: samples of the same seeds each time.
 
@@ -214,6 +243,18 @@ class GenerativeModel(keras.Model):
         """Held-out measures per example, [B] each; by default the losses without training."""
         losses = self.compute_losses(batch, noise, training=False)
         return {**losses.objectives, **losses.reports}
+
+    def histograms(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Values on held-out examples whose spread is worth seeing, by name."""
+        return {}
+
+    def collapse(self, measures: Mapping[str, float]) -> str:
+        """Why these measures of one evaluation mean that training has failed; "" if they do not.
+
+        measures: means of `evaluate_batch`, and the measures of `zoo.metrics.quality` if
+        `selection_measure` is the Fréchet distance.
+        """
+        return ""
 
     def embed(self, images: np.ndarray) -> np.ndarray | None:
         """images uint8 [N, H, W, C] -> [N, Z] for the projector; None: this model cannot."""
@@ -268,7 +309,9 @@ class GenerativeModel(keras.Model):
         return {mean.name: mean.result() for mean in self._evaluation_means}
 
     def _noise(self, batch: dict[str, tf.Tensor]) -> Noise:
-        return Noise(self.seed, self.step.read_value(), batch_size(batch))
+        return Noise(
+            self.seed, self.step.read_value(), batch_size(batch), self.rollbacks.read_value()
+        )
 
     def _share(self, loss: tf.Tensor) -> tf.Tensor:
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -277,7 +320,8 @@ class GenerativeModel(keras.Model):
     def checkpoint(self) -> tf.train.Checkpoint:
         """All that training needs to go on: weights, every optimizer, the step."""
         optimizers = {f"optimizer_{name}": value for name, value in self.optimizers.items()}
-        return tf.train.Checkpoint(model=self, step=self.step, **optimizers)
+        counters = {"step": self.step, "rollbacks": self.rollbacks}
+        return tf.train.Checkpoint(model=self, **counters, **optimizers)
 
     def state(self) -> list[tf.Variable]:
         """Every variable that a checkpoint holds, in a fixed order, each once."""
@@ -285,7 +329,7 @@ class GenerativeModel(keras.Model):
         for optimizer in self.optimizers.values():
             keras_variables += optimizer.variables
         unique = {id(v): v.value for v in keras_variables}
-        return [*unique.values(), self.step]
+        return [*unique.values(), self.step, self.rollbacks]
 
 
 def batch_size(batch: dict[str, tf.Tensor]) -> int | tf.Tensor:

@@ -82,6 +82,7 @@ class VAE(GenerativeModel):
 
     scalar_names = ("loss", "reconstruction", "kl")
     samplers = ("mixture", "prior")
+    selection_measure = "negative_elbo"
 
     def __init__(
         self,
