@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Literal
 
 from zoo import flags
 from zoo.errors import UsageError, writing
@@ -15,6 +16,8 @@ class ExportFlags:
 
     run_dir: str = ""
     """Directory of a training run."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights: of the best evaluation, or of the last step saved."""
     out: str = ""
     """Directory of the served model; the next version number is made in it."""
 
@@ -36,7 +39,7 @@ def main(argv: list[str]) -> int:
     from export import savedmodel
     from zoo import restore
 
-    restored = restore.restore(options.run_dir)
+    restored = restore.restore(options.run_dir, options.checkpoint)
     out = pathlib.Path(options.out)
     with writing(out, "make room, or choose another --out", tf.errors.OpError):
         path = savedmodel.write(restored.model, out)

@@ -28,6 +28,7 @@ from commands import (
     assert_done,
     assert_refused,
     contents,
+    enliven,
     run,
     start,
     temporary_files,
@@ -39,10 +40,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import zoo
 import zoo.__main__
+import zoo.flags
+import zoo.generative
 import zoo.models
+import zoo.restore
 import zoo.sample
+from zoo.checkpoints import Checkpoints
 from zoo.data import source
 from zoo.errors import UsageError
+from zoo.rundir import Run
 
 COMMANDS = ["zoo", *zoo.__main__.COMMANDS]
 SCALARS = ["loss", "reconstruction", "kl"]
@@ -167,13 +173,16 @@ def test_a_run_says_what_happens_in_plain_lines(trained):
     progress += "".join(rf", {name} {number}" for name in SCALARS) + "$"
     assert re.search(progress, out, re.MULTILINE)
     assert re.search(rf"^Step {STEPS}, test split: negative_elbo {number}, ", out, re.MULTILINE)
+    assert re.search(rf" fd_glyphs {number}, .* recall {number}, ", out)
     pictures = [line.removeprefix("Pictures: ") for line in lines if line.startswith("Pictures: ")]
     assert {pathlib.Path(p).name for p in pictures} == {
         f"step-{STEPS:08d}-{name}.png"
         for name in ("samples_mixture", "samples_prior", "reconstructions")
     }
     assert all(picture(path).width > 400 for path in pictures)
-    assert f"python -m zoo.sample --run_dir={shlex.quote(str(path))}" in out
+    more = f": python -m zoo.sample --run_dir={shlex.quote(str(path))}"
+    words = rf"^More pictures, of step {STEPS}, the best evaluated \(negative_elbo {number}\)"
+    assert re.search(words + re.escape(more), out, re.MULTILINE)
     assert lines[-1] == f"Curves: tensorboard --logdir={shlex.quote(str(path.parent))}"
 
 
@@ -181,6 +190,7 @@ def test_a_run_is_complete(trained):
     path, _ = trained
     assert sorted(os.listdir(path)) == [
         ".zoo-lock",
+        "best",
         "checkpoints",
         "data.json",
         "eval",
@@ -201,11 +211,19 @@ def test_a_run_is_complete(trained):
         < metrics["thorough_measures"]["importance_weighted_nll"]
         < metrics["measures"]["negative_elbo"]
     )
+    assert {"fd_glyphs", "recall", "coverage"} <= metrics["sample_measures"].keys()
+    protocol = metrics["sample_protocol"]
+    assert protocol["num_samples"] == protocol["num_real"] == 4000
+    assert protocol["sampler"] == "mixture"
     assert sorted(p.name for p in (path / "checkpoints").glob("*.index")) == [
         "step-20.index",
         "step-30.index",
         "step-40.index",
     ]
+    best = json.loads((path / "best" / "best.json").read_text())
+    assert (best["step"], best["measure"], best["checkpoint"]) == (40, "negative_elbo", "step-40")
+    assert metrics["best"] == {name: best[name] for name in ("step", "measure", "value")}
+    assert sorted(p.name for p in (path / "best").glob("*.index")) == ["step-40.index"]
 
 
 def events(directory: pathlib.Path) -> EventAccumulator:
@@ -298,6 +316,37 @@ def test_more_steps_go_on_from_the_last(copy, trained):
     assert (copy / last).read_bytes() == (trained[0] / last).read_bytes()
 
 
+def test_a_last_state_that_is_not_the_best(copy, trained):
+    """A learning rate that ruins the net: both are measured, and the better one is taken."""
+    flags = copy / "flags.txt"
+    flags.write_text(flags.read_text().replace("--learning_rate=0.004\n", "--learning_rate=3.0\n"))
+    before = contents(copy / "best")
+    done = train(copy, *TRAINED, "--total_steps=50", "--learning_rate=3")
+    assert_done(done)
+    assert contents(copy / "best") == before
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert (metrics["step"], metrics["best"]["step"]) == (50, 40)
+    first = json.loads((trained[0] / "metrics.json").read_text())
+    for kind in ("measures", "thorough_measures", "sample_measures"):
+        assert metrics["best"][kind] == first[kind]
+        assert metrics[kind].keys() == first[kind].keys()
+    assert metrics["measures"]["negative_elbo"] > first["measures"]["negative_elbo"]
+    assert re.search(r"^Step 50, test split: negative_elbo", done.stdout, re.MULTILINE)
+    assert re.search(r"^Step 40, the best evaluated \(negative_elbo ", done.stdout, re.MULTILINE)
+    assert "More pictures, of step 40 (of step 50: --checkpoint=last): " in done.stdout
+    for checkpoint, path in (("best", "best/step-40"), ("last", "checkpoints/step-50")):
+        arguments = (f"--checkpoint={checkpoint}", "--count=1")
+        sampled = run("zoo.sample", f"--run_dir={copy}", *arguments)
+        assert_done(sampled)
+        assert f"{copy}/{path})" in sampled.stdout
+    # A damaged one is not taken, and the last is.
+    (copy / "best" / "step-40.data-00000-of-00001").write_bytes(b"")
+    sampled = run("zoo.sample", f"--run_dir={copy}", "--count=1")
+    assert_done(sampled)
+    assert re.search(r"best/step-40 is damaged .*: taking the last$", sampled.stdout, re.MULTILINE)
+    assert f"{copy}/checkpoints/step-50)" in sampled.stdout
+
+
 def test_overwriting_starts_anew(copy, trained):
     (copy / "notes.txt").write_text("mine")
     done = train(copy, *TRAINED, "--total_steps=10", "--beta=4", "--overwrite")
@@ -347,7 +396,8 @@ def test_no_whole_checkpoint_left(copy):
     done = train(copy, *TRAINED)
     assert_refused(done, "none of the 3 checkpoints", "--overwrite")
     assert done.stdout.count("is damaged") == 3
-    assert_refused(run("zoo.sample", f"--run_dir={copy}"), "none of the 3 checkpoints")
+    last = run("zoo.sample", f"--run_dir={copy}", "--checkpoint=last")
+    assert_refused(last, "none of the 3 checkpoints")
     assert contents(copy) == before
 
 
@@ -395,11 +445,18 @@ def test_a_full_disk(tmp_path, kilobytes):
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     arguments = ("--steps_per_loop=5", "--checkpoint_every=2")
-    done = train(tmp_path, *arguments, "--total_steps=1000", "--learning_rate=1e25")
+    arguments += ("--total_steps=1000", "--learning_rate=1e25", "--max_rollbacks=2")
+    done = train(tmp_path, *arguments)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert re.match(r"error: loss.* became non-finite between steps \d+ and \d+; ", done.stderr)
+    words = r"became non-finite between steps \d+ and \d+; given up after 2 roll-backs: "
+    assert re.match(rf"error: loss.* {words}", done.stderr)
     assert str(tmp_path / "checkpoints") in done.stderr
+    for attempt in (1, 2):
+        words = (
+            rf"^Loss.* became non-finite .*: going back to step \d+, .* \(attempt {attempt} of 2\)$"
+        )
+        assert re.search(words, done.stdout, re.MULTILINE)
     first, last = map(int, re.search(r"steps (\d+) and (\d+)", done.stderr).groups())
     assert 1 <= first <= last <= first + 1
     # Nothing of it was saved.
@@ -410,6 +467,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     for name in reader.get_variable_to_dtype_map():
         value = np.asarray(reader.get_tensor(name))
         assert value.dtype.kind != "f" or np.isfinite(value).all(), name
+
+
+def test_a_run_that_failed_after_its_best_says_what_is_kept(copy):
+    flags = copy / "flags.txt"
+    flags.write_text(
+        flags.read_text().replace("--learning_rate=0.004\n", "--learning_rate=1e+25\n")
+    )
+    arguments = ("--learning_rate=1e25", "--total_steps=1000", "--max_rollbacks=0")
+    done = train(copy, *TRAINED, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert re.search(
+        rf"given up after 0 roll-backs: its best state, of step {STEPS} \(negative_elbo [\d.]+\), "
+        rf"is kept in {copy}/best and can be sampled and exported; train with a lower",
+        done.stderr,
+    )
+    assert_done(run("zoo.sample", f"--run_dir={copy}", "--count=1"))
 
 
 @pytest.mark.usefixtures("trained")
@@ -596,7 +670,7 @@ def test_the_same_seed_gives_the_same_pictures(trained, tmp_path):
     before = contents(path)
     done = run("zoo.sample", f"--run_dir={path}", "--count=9", f"--out={tmp_path / 'nine.png'}")
     assert_done(done)
-    assert f"{tmp_path / 'nine.png'} (seed 0, sampler mixture, {path}/checkpoints/step-40)" in (
+    assert f"{tmp_path / 'nine.png'} (seed 0, sampler mixture, {path}/best/step-40)" in (
         done.stdout
     )
     again = sample(path, tmp_path / "again.png", "--count=9", "--seed=0")
@@ -627,6 +701,44 @@ def test_a_label_by_name_or_number(trained, tmp_path):
     for text in ("lake", "3", "-1", ""):
         with pytest.raises(UsageError, match=f"--label={text}: .* moon, sea, tree"):
             zoo.sample.class_number(text, names)
+
+
+def begun(path: pathlib.Path, *arguments: str) -> pathlib.Path:
+    """A run of this model that has its first checkpoint, untrained."""
+    settings = zoo.flags.parse_training(arguments)
+    names = source.load("glyphs").class_names
+    begun = Run.lock(path, settings.recorded())
+    begun.record(settings.recorded(), {"image_shape": [28, 28, 1], "class_names": names})
+    model = zoo.restore.build_model(settings, (28, 28, 1), names)
+    enliven(model.average_generator)
+    Checkpoints(model.checkpoint(), begun.checkpoints).save(0)
+    begun.close()
+    return path
+
+
+def test_a_conditional_model_draws_a_class_a_column(tmp_path, capsys):
+    path = begun(tmp_path / "run", "--model=cgan", "--latent_dim=4", "--width=4")
+    arguments = [f"--run_dir={path}", f"--out={tmp_path / 'all.png'}", "--count=20", "--seed=3"]
+    assert zoo.sample.main(arguments) == 0
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first == f"There is no best checkpoint in {path}/best: taking the last"
+    sheet = cells(tmp_path / "all.png", 20, columns=10)
+    assert picture(tmp_path / "all.png").size == (571, 115)
+    model = zoo.restore.restore(path, "last").model
+    seeds = zoo.generative.row_seeds(3, 20)
+    images = zoo.generative.sample_images(model, seeds, (np.arange(20) + 3) % 10)
+    for shown, image in zip(sheet, images, strict=True):
+        assert shown == image[..., 0].repeat(2, axis=0).repeat(2, axis=1).tobytes()
+    assert zoo.sample.main([*arguments, "--label=6"]) == 0
+    of_six = cells(tmp_path / "all.png", 20, columns=4)
+    assert of_six[3] == sheet[3]
+    assert of_six[4] != sheet[4]
+
+
+def test_a_model_without_classes_refuses_a_label(tmp_path):
+    path = begun(tmp_path / "run", "--model=dcgan", "--latent_dim=4", "--width=4")
+    with pytest.raises(UsageError, match="--label=6: a dcgan draws no class apart: leave it out"):
+        zoo.sample.main([f"--run_dir={path}", "--label=6"])
 
 
 @pytest.mark.parametrize("ending", ("webp", "gif"))
@@ -700,15 +812,18 @@ def test_an_export_to_a_full_disk_leaves_nothing(trained, tmp_path):
 
 def test_a_run_without_a_checkpoint(copy):
     shutil.rmtree(copy / "checkpoints")
+    assert_refused(run("zoo.sample", f"--run_dir={copy}", "--checkpoint=last"), "no checkpoint yet")
+    shutil.rmtree(copy / "best")
     assert_refused(run("zoo.sample", f"--run_dir={copy}"), "no checkpoint yet")
     (copy / "data.json").unlink()
     assert_refused(run("export", f"--run_dir={copy}", f"--out={copy}/x"), "no data.json")
 
 
 def test_export_is_verified_and_numbered(trained, tmp_path):
-    for version in ("1", "2"):
-        done = run("export", f"--run_dir={trained[0]}", f"--out={tmp_path}")
+    for version, checkpoint, of in (("1", "best", "best"), ("2", "last", "checkpoints")):
+        arguments = (f"--run_dir={trained[0]}", f"--out={tmp_path}", f"--checkpoint={checkpoint}")
+        done = run("export", *arguments)
         assert_done(done)
-        assert done.stdout.startswith(f"{tmp_path / version} from {trained[0]}/checkpoints/step-40")
+        assert done.stdout.startswith(f"{tmp_path / version} from {trained[0]}/{of}/step-40")
         assert "sample: verified in a fresh process" in done.stdout
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]

@@ -208,6 +208,8 @@ def test_what_training_refuses():
     for name in ("total_steps", "batch_size", "steps_per_loop", "checkpoint_every", "image_size"):
         for value in ("0", "-3"):
             assert f"--{name}={value}" in refusal("--model=vae", f"--{name}={value}")
+    assert "--max_rollbacks=-1: expected 0 or more" in refusal("--model=vae", "--max_rollbacks=-1")
+    assert training("--model=vae", "--max_rollbacks=0").run.max_rollbacks == 0
     for seed in ("-1", str(2**31)):
         assert f"--seed={seed}" in refusal("--model=vae", f"--seed={seed}")
 

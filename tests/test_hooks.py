@@ -1,4 +1,4 @@
-"""Hooks: means in float64, walks that close, files that TensorBoard reads."""
+"""Hooks: means in float64, who is the best, walks that close, files that TensorBoard reads."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,26 @@ from zoo import runtime
 
 tf = runtime.import_tensorflow()
 
+from commands import enliven  # noqa: E402
+from tensorboard.backend.event_processing.event_accumulator import (  # noqa: E402
+    EventAccumulator,
+)
+
 from zoo import hooks, pictures  # noqa: E402
+from zoo.checkpoints import Best  # noqa: E402
 from zoo.data import glyphs  # noqa: E402
-from zoo.generative import to_uint8  # noqa: E402
-from zoo.models import vae  # noqa: E402
+from zoo.generative import interpolate, row_seeds, sample_images, to_uint8  # noqa: E402
+from zoo.loop import CollapseError  # noqa: E402
+from zoo.metrics.quality import SampleQuality  # noqa: E402
+from zoo.models import cgan, vae  # noqa: E402
 
 
 def build():
     return vae.build(vae.TINY, image_shape=(8, 8, 1), num_classes=10, total_steps=10)
+
+
+def build_conditional():
+    return cgan.build(cgan.TINY, image_shape=(8, 8, 1), num_classes=10, total_steps=10)
 
 
 def examples(count):
@@ -48,9 +60,86 @@ def test_the_noise_of_means_is_the_same_at_every_step_and_differs_by_batch():
     assert half != drawn[0]
 
 
+def events(directory):
+    return EventAccumulator(str(directory), size_guidance={"tensors": 0}).Reload()
+
+
+def test_evaluation_offers_the_state_with_its_selection_measure(tmp_path):
+    model, data = build(), examples(600)
+    best = Best(model.checkpoint(), tmp_path / "best")
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    hooks.Evaluate(writer, data, best=best)(5, model)
+    writer.flush()
+    record = best.record()
+    means = hooks.means(model, model.evaluate_batch, data)
+    assert (record["step"], record["measure"]) == (5, "negative_elbo")
+    assert record["value"] == means["negative_elbo"]
+    written = events(tmp_path)
+    assert set(written.Tags()["tensors"]) == set(model.evaluation_names)
+
+
+def test_a_model_judged_by_its_samples_is_measured_by_them(tmp_path, monkeypatch):
+    """An untrained net draws grey: by its distance it would be the best so far, but it is none."""
+    monkeypatch.setattr(hooks, "PERIODIC_SAMPLES", 70)
+    model, data = build_conditional(), examples(100)
+    quality = SampleQuality(data["image"])
+    best = Best(model.checkpoint(), tmp_path / "best")
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    evaluate = hooks.Evaluate(writer, data, quality, best)
+    with pytest.raises(CollapseError, match="collapsed by step 7: .* diversity"):
+        evaluate(7, model)
+    assert best.record() is None
+    monkeypatch.setattr(model, "collapse", lambda measures, before: "")
+    evaluate(8, model)
+    writer.flush()
+    measured = hooks.sample_measures(model, quality, 70)
+    assert (best.record()["step"], best.record()["measure"]) == (8, quality.frechet_name)
+    assert best.record()["value"] == measured[quality.frechet_name]
+    written = events(tmp_path)
+    for name, value in measured.items():
+        values = {
+            e.step: tf.make_ndarray(e.tensor_proto) for e in written.Tensors(f"samples/{name}")
+        }
+        assert list(values) == [7, 8]  # a collapse can be looked at
+        assert values[8] == pytest.approx(value)
+    for name in model.histograms(data):
+        assert written.SummaryMetadata(name).plugin_data.plugin_name == "histograms"
+
+
+def test_measured_samples_are_of_all_classes_and_of_no_sheet(monkeypatch):
+    drawn = []
+
+    class Spy:
+        def measure(self, images, labels):
+            drawn.append((images, labels))
+            return {}
+
+    model = build_conditional()
+    enliven(model.average_generator)
+    for _ in range(2):
+        hooks.sample_measures(model, Spy(), 20)
+    images, labels = drawn[0]
+    assert sorted(labels) == sorted([*range(10)] * 2)
+    assert np.array_equal(images, drawn[1][0])
+    for seed in (model.seed, 1):
+        sheet = sample_images(model, row_seeds(seed, 20), labels)
+        assert not any(np.array_equal(a, b) for a in images for b in sheet)
+
+
+def test_a_conditional_walk_stays_in_the_class_of_its_first_seed():
+    model = build_conditional()
+    enliven(model.average_generator)
+    walked = hooks.walk(model, seed=4, count=3, frames=2)
+    assert np.array_equal(
+        walked, hooks.walk(model, seed=4, count=3, frames=2, labels=np.full(3, 4))
+    )
+    other = hooks.walk(model, seed=4, count=3, frames=2, labels=np.full(3, 5))
+    assert not np.array_equal(walked, other)
+
+
 def test_a_path_meets_its_anchors_and_closes():
     anchors = np.array([[1.0, 0.0], [0.0, 3.0], [-2.0, 0.1]])
-    path = hooks.interpolate(anchors, 10)
+    path = interpolate(anchors, 10)
     assert path.shape == (30, 2)
     assert path.dtype == np.float32
     np.testing.assert_allclose(path[::10], anchors, atol=1e-6)
@@ -66,7 +155,7 @@ def test_a_path_meets_its_anchors_and_closes():
 
 @pytest.mark.parametrize("second", [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
 def test_straight_and_opposite_directions_are_walked_straight(second):
-    path = hooks.interpolate(np.array([[1.0, 0.0], second]), 4)
+    path = interpolate(np.array([[1.0, 0.0], second]), 4)
     assert np.isfinite(path).all()
     np.testing.assert_allclose(path[2], (np.array([1.0, 0.0]) + second) / 2, atol=1e-6)
 

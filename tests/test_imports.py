@@ -9,10 +9,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = {"train", "sample", "flags", "restore", "__main__"}
-MIDDLE = {"models", "data", "loop", "hooks", "rundir", "checkpoints"}
+MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints"}
 BOTTOM = {
-    "errors", "files", "generative", "layers", "losses", "optimizers", "pictures", "progress",
-    "runtime",
+    "adversarial", "augment", "errors", "files", "generative", "layers", "losses", "nets",
+    "optimizers", "pictures", "progress", "runtime",
 }  # fmt: skip
 FILES = sorted(ROOT.glob("zoo/**/*.py"))
 

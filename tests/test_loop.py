@@ -1,5 +1,6 @@
-"""The loop with a model that only counts: what runs when, and what stops it."""
+"""The loop with a model that only counts: what runs when, what stops it, and how it goes back."""
 
+import os
 import time
 
 import numpy as np
@@ -9,8 +10,8 @@ from zoo import runtime
 
 tf = runtime.import_tensorflow()
 
-from zoo.checkpoints import Checkpoints  # noqa: E402
-from zoo.loop import Every, Loop, NonFiniteError  # noqa: E402
+from zoo.checkpoints import Best, Checkpoints  # noqa: E402
+from zoo.loop import CollapseError, Every, Loop, NonFiniteError, TrainingFailure  # noqa: E402
 
 
 class Counter(tf.Module):
@@ -21,6 +22,7 @@ class Counter(tf.Module):
     def __init__(self):
         super().__init__()
         self.step = tf.Variable(0, dtype=tf.int64)
+        self.rollbacks = tf.Variable(0, dtype=tf.int64)
         self.total = tf.Variable(0.0, dtype=tf.float64)
 
     def train_step(self, batch):
@@ -29,7 +31,28 @@ class Counter(tf.Module):
         return {"twice": 2 * batch, "value": batch}
 
     def state(self):
-        return [self.total, self.step]
+        return [self.total, self.step, self.rollbacks]
+
+
+class Unlucky(Counter):
+    """Adds up noise, which differs by roll-back; becomes NaN at one step in the first streams."""
+
+    def __init__(self, breaks_at=0, streams=0):
+        super().__init__()
+        self.breaks_at, self.streams = breaks_at, streams
+
+    def train_step(self, batch):
+        scalars = super().train_step(batch)
+        noise = tf.cast((self.rollbacks + 1) * self.step**2, tf.float64)
+        broken = (self.step == self.breaks_at) & (self.rollbacks < self.streams)
+        self.total.assign_add(tf.where(broken, tf.constant(np.nan, tf.float64), noise))
+        return {**scalars, "twice": tf.cast(self.total, tf.float32)}
+
+
+def expected_total(*streams):
+    """What Unlucky adds up, given the stream (roll-backs) of each of its steps."""
+    batches = sum(range(len(streams)))
+    return batches + sum((stream + 1) * (i + 1) ** 2 for i, stream in enumerate(streams))
 
 
 def numbers(start, context=None):
@@ -174,3 +197,164 @@ def test_a_strategy_of_one_device_counts_the_same():
         model = Counter()
     block = Loop(model, numbers, total_steps=6, strategy=strategy).run_block(6)
     assert block.scalars == {"value": 2.5, "twice": 5.0}
+
+
+# Going back
+
+
+def unlucky_loop(model, directory, *, max_rollbacks=3, **options):
+    checkpoints = Checkpoints(tf.train.Checkpoint(model=model), directory)
+    if checkpoints.restore() is None:
+        checkpoints.save(0)
+    told = []
+    loop = Loop(
+        model,
+        numbers,
+        checkpoints=checkpoints,
+        max_rollbacks=max_rollbacks,
+        on_rollback=lambda rollback: told.append((rollback, checkpoints.steps())),
+        **options,
+    )
+    return loop, told
+
+
+def test_after_a_non_finite_loss_it_goes_on_from_the_newest_checkpoint(tmp_path):
+    model = Unlucky(breaks_at=13, streams=1)
+    loop, told = unlucky_loop(model, tmp_path, total_steps=20, checkpoint_every=5)
+    assert loop.train() == 20
+    ((rollback, checkpoints),) = told
+    assert isinstance(rollback.failure, NonFiniteError)
+    assert (rollback.step, rollback.number, checkpoints) == (10, 1, [0, 5, 10])
+    assert int(model.rollbacks) == 1
+    assert float(model.total) == expected_total(*[0] * 10, *[1] * 10)
+    restored = Unlucky()
+    Checkpoints(tf.train.Checkpoint(model=restored), tmp_path).restore()
+    assert (int(restored.step), int(restored.rollbacks)) == (20, 1)
+
+
+@pytest.mark.parametrize(("at", "back"), ((6, 0), (12, 6), (20, 18)))
+def test_after_a_collapse_it_goes_back_to_a_state_that_was_judged_good(tmp_path, at, back):
+    """However many checkpoints were saved since, none of which is good."""
+
+    def judge(step, model):
+        if step == at and model.rollbacks == 0:
+            raise CollapseError("all alike")
+
+    model = Unlucky()
+    loop, told = unlucky_loop(
+        model,
+        tmp_path,
+        total_steps=20,
+        checkpoint_every=1,
+        hooks=[Every(4, lambda step, model: None), Every(6, judge, judges=True)],
+    )
+    assert loop.train() == 20
+    ((rollback, checkpoints),) = told
+    assert (rollback.step, rollback.number) == (back, 1)
+    assert checkpoints[-1] == back
+    assert float(model.total) == expected_total(*[0] * back, *[1] * (20 - back))
+
+
+@pytest.mark.parametrize("max_rollbacks", (0, 2))
+def test_it_gives_up_in_the_end_and_the_checkpoints_are_those_before(tmp_path, max_rollbacks):
+    model = Unlucky(breaks_at=13, streams=99)
+    options = {"total_steps": 20, "checkpoint_every": 5, "max_rollbacks": max_rollbacks}
+    loop, told = unlucky_loop(model, tmp_path, **options)
+    with pytest.raises(NonFiniteError, match="twice"):
+        loop.train()
+    assert [(rollback.step, rollback.number) for rollback, _ in told] == [
+        (10, number + 1) for number in range(max_rollbacks)
+    ]
+    assert loop.checkpoints.steps() == [0, 5, 10]
+    restored = Unlucky()
+    Checkpoints(tf.train.Checkpoint(model=restored), tmp_path).restore()
+    assert float(restored.total) == expected_total(*[0] * 10)
+
+
+def test_roll_backs_are_counted_over_the_whole_run(tmp_path):
+    for breaks_at, streams, total_steps in ((3, 1, 10), (13, 2, 20)):
+        model = Unlucky(breaks_at, streams)
+        loop, _ = unlucky_loop(
+            model, tmp_path, total_steps=total_steps, checkpoint_every=5, max_rollbacks=2
+        )
+        loop.train()
+    assert int(model.rollbacks) == 2
+    assert float(model.total) == expected_total(*[1] * 10, *[2] * 10)
+    loop, _ = unlucky_loop(Unlucky(23, 3), tmp_path, total_steps=30, max_rollbacks=2)
+    with pytest.raises(TrainingFailure):
+        loop.train()
+
+
+def test_without_a_checkpoint_to_go_back_to_the_failure_is_raised(tmp_path):
+    model = Unlucky(breaks_at=3, streams=1)
+    loop = Loop(model, numbers, total_steps=5, max_rollbacks=3)
+    with pytest.raises(NonFiniteError):
+        loop.train()
+    loop, told = unlucky_loop(Unlucky(3, 1), tmp_path, total_steps=5)
+    (tmp_path / "step-0.index").write_bytes(b"")
+    with pytest.raises(NonFiniteError):
+        loop.train()
+    assert not told
+
+
+class Killed(BaseException):
+    pass
+
+
+def troubled(directory, *, die_at=None, stop_at=None):
+    """A run that collapses twice and breaks once; dies at the n-th step, or stops at a step."""
+    model = Unlucky(breaks_at=17, streams=3)
+    best = Best(tf.train.Checkpoint(model=model), directory / "best")
+    steps = iter(range(1, 1000))
+
+    def judge(step, model):
+        rollbacks = int(model.rollbacks)
+        before = best.value_before(rollbacks, step)
+        if step == 12 and rollbacks < 2:
+            raise CollapseError(f"was {before} before")
+        best.offer(rollbacks, step, "value", float(30 - 2 * step - 3 * rollbacks) ** 2)
+
+    def die(step, model):
+        if next(steps) == die_at:
+            raise Killed
+
+    def stop(block):
+        loop.stop_requested = block.step == stop_at
+
+    loop, told = unlucky_loop(
+        model,
+        directory / "checkpoints",
+        total_steps=20,
+        checkpoint_every=2,
+        hooks=[Every(3, judge, judges=True), Every(1, die)],
+        on_block=stop,
+    )
+    loop.train()
+    return model, [(str(rollback.failure), rollback.step) for rollback, _ in told]
+
+
+def ending(directory, model):
+    best = (directory / "best" / "best.json").read_bytes()
+    return float(model.total), int(model.rollbacks), best, sorted(os.listdir(directory / "best"))
+
+
+def test_killed_or_stopped_at_any_moment_it_ends_the_same(tmp_path):
+    model, told = troubled(tmp_path / "whole")
+    assert [step for _, step in told] == [8, 8, 16]
+    assert told[0][0] != told[1][0]  # the best was found in between
+    expected = ending(tmp_path / "whole", model)
+    assert expected[:2] == (expected_total(*[0] * 8, *[2] * 8, *[3] * 4), 3)
+    for die_at in (3, 12, 15, 16, 20):
+        directory = tmp_path / f"killed-{die_at}"
+        with pytest.raises(Killed):
+            troubled(directory, die_at=die_at)
+        if die_at % 2:
+            with pytest.raises(Killed):
+                troubled(directory, die_at=2)
+        model, _ = troubled(directory)
+        assert ending(directory, model) == expected, die_at
+    for stop_at in (9, 13, 17):
+        directory = tmp_path / f"stopped-{stop_at}"
+        troubled(directory, stop_at=stop_at)
+        model, _ = troubled(directory)
+        assert ending(directory, model) == expected, stop_at

@@ -13,7 +13,7 @@ import tensorflow as tf
 from commands import ROOT, temporary_files, wait_for
 
 from zoo import files
-from zoo.checkpoints import KEEP, BrokenCheckpoints, Checkpoints
+from zoo.checkpoints import KEEP, Best, BrokenCheckpoints, Checkpoints
 from zoo.errors import UsageError
 from zoo.rundir import Run
 
@@ -102,7 +102,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(tmp_path):
     path = tmp_path / "run"
     run = begin(path)
     run.write_json("metrics.json", {})
-    for name in ("checkpoints", "train", "eval", "samples"):
+    for name in ("checkpoints", "best", "train", "eval", "samples"):
         (path / name / "deep").mkdir(parents=True)
         (path / name / "file").write_text("x")
     run.close()
@@ -292,6 +292,25 @@ def test_the_newest_few_are_kept(tmp_path):
     assert restored(directory) == (100, [])
 
 
+def test_older_ones_that_are_needed_stay(tmp_path):
+    save(tmp_path, 0, 5, 10)
+    Checkpoints(state(15.0), tmp_path).save(15, keep=[0, 7])
+    assert Checkpoints(state(0.0), tmp_path).steps() == [0, 5, 10, 15]
+    save(tmp_path, 20)
+    assert Checkpoints(state(0.0), tmp_path).steps() == [10, 15, 20]
+
+
+def test_going_back(tmp_path):
+    save(tmp_path, 5, 10, 15)
+    target = state(-1.0)
+    checkpoints = Checkpoints(target, tmp_path)
+    assert checkpoints.restore(up_to=14) == str(tmp_path / "step-10")
+    assert int(target.count) == 10
+    assert checkpoints.restore(up_to=4) is None
+    checkpoints.remove_newer(5)
+    assert sorted(os.listdir(tmp_path)) == ["step-5.data-00000-of-00001", "step-5.index"]
+
+
 def test_a_step_can_be_saved_again(tmp_path):
     save(tmp_path, 0, 5)
     Checkpoints(state(5.0), tmp_path).save(5)
@@ -452,6 +471,132 @@ def test_killed_on_sight_of_a_half_written_checkpoint(tmp_path):
         assert not said
         Checkpoints(state(0.0), tmp_path).remove_partial()
         assert not temporary_files(tmp_path)
+
+
+# The best
+
+
+def best_of(directory, value=0.0) -> Best:
+    return Best(state(value), directory)
+
+
+def restored_best(directory) -> tuple[float | None, list[str]]:
+    """The value whose state came back whole, if it is the one recorded, and what was said."""
+    said = []
+    target = state(-1.0)
+    best = Best(target, directory)
+    if best.restore(said.append) is None:
+        return None, said
+    value = float(target.weights.numpy()[0])
+    assert np.all(target.weights.numpy() == value)
+    assert best.record()["value"] == value
+    return value, said
+
+
+def test_the_best_is_the_first_of_the_lowest(tmp_path):
+    directory = tmp_path / "best"
+    value, said = restored_best(directory)
+    assert value is None
+    assert said == [f"There is no best checkpoint in {directory}"]
+    for step, value in ((10, 7.0), (20, 9.0), (30, 5.0), (40, 5.0), (50, 6.0)):
+        best_of(directory, value).offer(0, step, "distance", value)
+    best_of(directory).offer(0, 60, "distance", float("nan"))
+    record = json.loads((directory / "best.json").read_text())
+    assert record == {
+        "step": 30,
+        "measure": "distance",
+        "value": 5.0,
+        "checkpoint": "step-30",
+        "history": [[0, 10, 7.0], [0, 30, 5.0]],
+    }
+    assert restored_best(directory) == (5.0, [])
+    names = ["best.json", "step-30.data-00000-of-00001", "step-30.index"]
+    assert sorted(os.listdir(directory)) == names
+    # After a roll-back the same step comes by again: the pair before stays whole until the end.
+    best_of(directory, 4.0).offer(1, 30, "distance", 4.0)
+    assert restored_best(directory) == (4.0, [])
+    best_of(directory, 3.0).offer(2, 30, "distance", 3.0)
+    assert restored_best(directory) == (3.0, [])
+    assert sorted(os.listdir(directory)) == names
+
+
+def test_the_best_before_is_what_an_uninterrupted_run_knew_then(tmp_path):
+    best = best_of(tmp_path)
+    assert best.value_before(0, 10) is None
+    for rollbacks, step, value in ((0, 10, 7.0), (0, 30, 5.0), (1, 20, 4.0)):
+        best.offer(rollbacks, step, "distance", value)
+    known = {(0, 10): None, (0, 20): 7.0, (0, 30): 7.0, (0, 40): 5.0, (1, 20): 5.0, (1, 21): 4.0}
+    for moment, value in known.items():
+        assert best.value_before(*moment) == value
+
+
+def test_a_kill_between_any_two_operations_leaves_a_whole_best(tmp_path):
+    best_of(tmp_path, 7.0).offer(0, 10, "distance", 7.0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    best_of(tmp_path, 5.0).offer(0, 20, "distance", 5.0)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    index, data = "step-20.index", "step-20.data-00000-of-00001"
+    added = (
+        {"saving.data-00000-of-00001": after[data][:99]},
+        {data: after[data], "saving.index": after[index]},
+        {data: after[data], index: after[index]},
+        {data: after[data], index: after[index], ".best.json.123.tmp": b"{"},
+        after,  # best.json too, and the old one is not removed yet
+    )
+    for stage in added:
+        for path in tmp_path.iterdir():
+            path.unlink()
+        for name, content in {**before, **stage}.items():
+            (tmp_path / name).write_bytes(content)
+        whole = 5.0 if stage is after else 7.0
+        assert restored_best(tmp_path) == (whole, [])
+        best_of(tmp_path).remove_partial()
+        assert restored_best(tmp_path) == (whole, [])
+        best_of(tmp_path, 5.0).offer(0, 20, "distance", 5.0)
+        (tmp_path / ".best.json.123.tmp").unlink(missing_ok=True)  # Run.record's to remove
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == after
+
+
+def test_a_damaged_best_is_named(tmp_path):
+    best_of(tmp_path, 7.0).offer(0, 10, "distance", 7.0)
+    data_file(tmp_path, 10).write_bytes(b"")
+    value, said = restored_best(tmp_path)
+    assert value is None
+    assert len(said) == 1
+    assert f"{tmp_path / 'step-10'} is damaged" in said[0]
+    (tmp_path / "best.json").write_text("{")
+    assert restored_best(tmp_path) == (None, [f"There is no best checkpoint in {tmp_path}"])
+
+
+OFFER = """
+    import sys, pathlib
+    from zoo import runtime
+    tf = runtime.import_tensorflow()
+    from zoo.checkpoints import Best
+    checkpoint = tf.train.Checkpoint(
+        weights=tf.Variable(tf.zeros([20_000])), count=tf.Variable(0, dtype=tf.int64)
+    )
+    best = Best(checkpoint, pathlib.Path(sys.argv[1]))
+    value = float(sys.argv[2])
+    while True:
+        value -= 1.0
+        checkpoint.weights.assign(tf.fill([20_000], value))
+        best.offer(0, int(-value) // 3, "distance", value)
+"""
+
+
+def test_killed_while_it_finds_ever_better_ones(tmp_path):
+    value = 0.0
+    best_of(tmp_path, value).offer(0, 0, "distance", value)
+    for sight in ("saving*", "*-again.index", ".best.json.*"):
+        with python(OFFER, tmp_path, value) as process:
+            wait_for(lambda: list(tmp_path.glob(sight)), process)  # noqa: B023
+            process.kill()
+        found, said = restored_best(tmp_path)
+        assert not said
+        assert found <= value
+        value = found
+    assert value < 0.0
 
 
 def test_json_numbers_are_kept_exactly(tmp_path):

@@ -1,6 +1,7 @@
 """A run that is killed again and again ends as one that was never interrupted."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -47,6 +48,8 @@ def assert_same(run_dir: pathlib.Path, expected: pathlib.Path) -> None:
         assert ours[name].tobytes() == value.tobytes(), name
     names = ["metrics.json", "flags.txt", "data.json"]
     names += [f"samples/{path.name}" for path in (expected / "samples").iterdir()]
+    names += [f"best/{path.name}" for path in (expected / "best").iterdir()]
+    assert sorted(os.listdir(run_dir / "best")) == sorted(os.listdir(expected / "best"))
     for name in names:
         assert (run_dir / name).read_bytes() == (expected / name).read_bytes(), name
     assert not temporary_files(run_dir)
@@ -83,7 +86,9 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ("checkpoints/saving*", "samples/*_mixture.png", "train/*.tsv"))
+@pytest.mark.parametrize(
+    "pattern", ("checkpoints/saving*", "best/saving*", "samples/*_mixture.png", "train/*.tsv")
+)
 def test_killed_on_sight_of_a_file(uninterrupted, tmp_path, pattern):
     """Where it hurts: amid a checkpoint, a hook, the final evaluation."""
 

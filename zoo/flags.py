@@ -54,11 +54,16 @@ class RunFlags:
     """Steps between picture sheets."""
     eval_every: int = 500
     """Steps between evaluations on held-out examples."""
+    max_rollbacks: int = 3
+    """How often in a run to go back to an earlier state, and on with other noise, after training
+    collapsed or became non-finite; 0: never."""
 
     def __post_init__(self):
         names = ["image_size", "total_steps", "batch_size", "steps_per_loop"]
         names += ["checkpoint_every", "sample_every", "eval_every"]
         check_positive(**{name: getattr(self, name) for name in names})
+        if self.max_rollbacks < 0:
+            raise UsageError(f"--max_rollbacks={self.max_rollbacks}: expected 0 or more")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
 
@@ -66,7 +71,14 @@ class RunFlags:
 # What may differ when a run goes on: none of it changes what a step computes, but for
 # total_steps, which the learning rate's schedule follows.
 MAY_CHANGE = frozenset(
-    ("total_steps", "steps_per_loop", "checkpoint_every", "sample_every", "eval_every")
+    (
+        "total_steps",
+        "steps_per_loop",
+        "checkpoint_every",
+        "sample_every",
+        "eval_every",
+        "max_rollbacks",
+    )
 )
 _NOT_RECORDED = ("run_dir", "overwrite")
 

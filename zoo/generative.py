@@ -8,6 +8,7 @@ the same `train_step`, and end in the same weights.
 Shape letters: B examples on this replica, H W C image height, width, channels, N samples.
 """
 
+import copy
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,10 +56,18 @@ class Noise:
         self._batch_size = batch_size
         self._num_replicas = context.num_replicas_in_sync if context else 1
         self._replica = context.replica_id_in_sync_group if context else 0
+        self._prefix = ""
+
+    def part(self, name: str, batch_size: tf.Tensor) -> "Noise":
+        """The noise of a part of this step, which has other examples and its own purposes."""
+        part = copy.copy(self)
+        part._prefix, part._batch_size = f"{self._prefix}{name}/", batch_size
+        return part
 
     def seed(self, purpose: str) -> tf.Tensor:
         """[2] int64: the stateless seed of this purpose in this step."""
-        return tf.stack([tf.constant(fold_seed(self._seed, purpose), tf.int64), self._step])
+        key = fold_seed(self._seed, self._prefix + purpose)
+        return tf.stack([tf.constant(key, tf.int64), self._step])
 
     def normal(self, purpose: str, *shape: int) -> tf.Tensor:
         """[B, *shape] float32 from N(0, 1)."""
@@ -114,9 +123,9 @@ def normal_per_seed(seeds: tf.Tensor, size: int, purpose: str = "latents") -> tf
     return _per_seed(stateless_normal, seeds, (size,), purpose)
 
 
-def uniform_per_seed(seeds: tf.Tensor, purpose: str) -> tf.Tensor:
-    """seeds [N, 2] int64 -> [N] float32 from U[0, 1), row by row from its own seed."""
-    return _per_seed(stateless_uniform, seeds, (), purpose)
+def uniform_per_seed(seeds: tf.Tensor, purpose: str, *shape: int) -> tf.Tensor:
+    """seeds [N, 2] int64 -> [N, *shape] float32 from U[0, 1), row by row from its own seed."""
+    return _per_seed(stateless_uniform, seeds, shape, purpose)
 
 
 def _per_seed(distribution, seeds: tf.Tensor, shape: tuple[int, ...], purpose: str) -> tf.Tensor:
@@ -208,8 +217,11 @@ class GenerativeModel(keras.Model):
     def sample(self, seeds: tf.Tensor, labels: tf.Tensor | None = None, **sampler) -> tf.Tensor:
         """seeds [N, 2] int64, labels [N] int32 or None -> images [N, H, W, C] float32 in [0, 1].
 
-        Pure: row i depends on seeds[i] and labels[i] alone.
+        Pure: row i depends on seeds[i] and labels[i] alone. None is for any class: that of
+        `default_labels` where the model is conditional.
         """
+        if labels is None and self.conditional:
+            labels = tf.cast(tf.math.floormod(tf.reduce_sum(seeds, 1), self.num_classes), tf.int32)
         return self.decode(self.sample_latents(seeds, labels, **sampler), labels)
 
     def default_labels(self, seeds: np.ndarray) -> np.ndarray | None:
@@ -248,11 +260,12 @@ class GenerativeModel(keras.Model):
         """Values on held-out examples whose spread is worth seeing, by name."""
         return {}
 
-    def collapse(self, measures: Mapping[str, float]) -> str:
+    def collapse(self, measures: Mapping[str, float], best: float | None) -> str:
         """Why these measures of one evaluation mean that training has failed; "" if they do not.
 
-        measures: means of `evaluate_batch`, and the measures of `zoo.metrics.quality` if
-        `selection_measure` is the Fréchet distance.
+        measures: means of `evaluate_batch`, and those of the samples if `selection_measure` is
+        their Fréchet distance, which is then there under that name; best: the lowest value of
+        the selection measure before, None at first.
         """
         return ""
 
@@ -318,10 +331,12 @@ class GenerativeModel(keras.Model):
         return tf.reduce_mean(loss) / num_replicas
 
     def checkpoint(self) -> tf.train.Checkpoint:
-        """All that training needs to go on: weights, every optimizer, the step."""
-        optimizers = {f"optimizer_{name}": value for name, value in self.optimizers.items()}
-        counters = {"step": self.step, "rollbacks": self.rollbacks}
-        return tf.train.Checkpoint(model=self, **counters, **optimizers)
+        """All that training needs to go on: weights, every optimizer, the counters.
+
+        As a plain list: TensorFlow's own search misses layers that a Keras layer keeps in a list,
+        without an error at saving or restoring.
+        """
+        return tf.train.Checkpoint(state=self.state())
 
     def state(self) -> list[tf.Variable]:
         """Every variable that a checkpoint holds, in a fixed order, each once."""
@@ -330,6 +345,26 @@ class GenerativeModel(keras.Model):
             keras_variables += optimizer.variables
         unique = {id(v): v.value for v in keras_variables}
         return [*unique.values(), self.step, self.rollbacks]
+
+
+def interpolate(anchors: np.ndarray, frames: int) -> np.ndarray:
+    """anchors [N, Z] -> a closed path [N · frames, Z] that meets anchor i at i · frames."""
+    ends = np.roll(anchors, -1, axis=0)
+    lengths = [np.linalg.norm(points, axis=1, keepdims=True) for points in (anchors, ends)]
+    product = lengths[0] * lengths[1]
+    cosine = np.sum(anchors * ends, axis=1, keepdims=True) / np.where(product > 0, product, 1.0)
+    angle = np.arccos(np.clip(np.where(product > 0, cosine, 1.0), -1.0, 1.0))
+    # Along a straight line, or to the opposite side, there is no turn to take: go straight.
+    turns = np.sin(angle) > 1e-4
+    sine, product = np.where(turns, np.sin(angle), 1.0), np.where(turns, product, 1.0)
+    path = []
+    for share in np.arange(frames) / frames:
+        direction = np.sin((1 - share) * angle) * anchors * lengths[1]
+        direction += np.sin(share * angle) * ends * lengths[0]
+        length = (1 - share) * lengths[0] + share * lengths[1]
+        straight = (1 - share) * anchors + share * ends
+        path.append(np.where(turns, length * direction / (sine * product), straight))
+    return np.stack(path, axis=1).reshape(-1, anchors.shape[1]).astype(np.float32)
 
 
 def batch_size(batch: dict[str, tf.Tensor]) -> int | tf.Tensor:

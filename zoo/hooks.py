@@ -3,16 +3,29 @@
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
 from zoo import files, pictures
-from zoo.generative import SAMPLE_CHUNK, GenerativeModel, Noise, row_seeds, to_uint8
-from zoo.loop import Block
+from zoo.checkpoints import Best
+from zoo.generative import (
+    SAMPLE_CHUNK,
+    GenerativeModel,
+    Noise,
+    fold_seed,
+    interpolate,
+    row_seeds,
+    sample_images,
+    to_uint8,
+)
+from zoo.loop import Block, CollapseError
+from zoo.metrics.quality import SampleQuality
 
 EVALUATION_PIXELS = 500 * 28 * 28
+PERIODIC_SAMPLES = 2000
+JUDGED_BY_SAMPLES = "frechet_distance"
 
 
 class Scalars:
@@ -54,16 +67,57 @@ class Sheets:
 
 
 class Evaluate:
-    """Means of `model.evaluate_batch` over held-out examples, to TensorBoard."""
+    """Means of `model.evaluate_batch` over held-out examples, to TensorBoard, and the best state.
 
-    def __init__(self, writer: tf.summary.SummaryWriter, examples: Mapping[str, np.ndarray]):
+    Where the model is judged by its samples, they are measured too. CollapseError if the model
+    calls the measures a collapse; else its state is offered as the best.
+    """
+
+    def __init__(
+        self,
+        writer: tf.summary.SummaryWriter,
+        examples: Mapping[str, np.ndarray],
+        quality: SampleQuality | None = None,
+        best: Best | None = None,
+    ):
+        """quality: of samples; for models whose `selection_measure` is JUDGED_BY_SAMPLES."""
         self._writer, self._examples = writer, examples
+        self._quality, self._best = quality, best
 
     def __call__(self, step: int, model: GenerativeModel) -> None:
         measures = means(model, model.evaluate_batch, self._examples)
+        name, samples = model.selection_measure, {}
+        if self._quality:
+            name = self._quality.frechet_name
+            samples = sample_measures(model, self._quality, PERIODIC_SAMPLES)
         with self._writer.as_default(step=step):
-            for name, value in measures.items():
-                tf.summary.scalar(name, value)
+            for key, value in (*measures.items(), *_prefixed("samples", samples).items()):
+                tf.summary.scalar(key, value)
+            for key, values in model.histograms(next(_batches(self._examples))).items():
+                tf.summary.histogram(key, values)
+        measures |= samples
+        if self._quality:
+            measures[JUDGED_BY_SAMPLES] = samples[name]
+        rollbacks = int(model.rollbacks.numpy())
+        before = self._best.value_before(rollbacks, step) if self._best else None
+        if reason := model.collapse(measures, before):
+            raise CollapseError(f"training has collapsed by step {step}: {reason}")
+        if self._best:
+            self._best.offer(rollbacks, step, name, measures[model.selection_measure])
+
+
+def _prefixed(prefix: str, measures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in measures.items()}
+
+
+def sample_measures(model: GenerativeModel, quality: SampleQuality, count: int) -> dict[str, float]:
+    """The quality of `count` samples, always of the same seeds, which no sheet shows.
+
+    They are of the classes in turn where the model is conditional, and of its first sampler.
+    """
+    seeds = row_seeds(fold_seed(model.seed, "quality"), count)
+    labels = model.default_labels(seeds)
+    return quality.measure(sample_images(model, seeds, labels), labels)
 
 
 def means(
@@ -76,16 +130,21 @@ def means(
     The noise of batch i is a function of (model.seed, i): the same weights give the same figures
     at every step.
     """
-    count, height, width, _ = examples["image"].shape
-    size = max(1, min(EVALUATION_PIXELS // (height * width), count))
     measure = _compiled(model, measure)
     sums: dict[str, float] = {}
-    for number in range(math.ceil(count / size)):
-        rows = slice(number * size, min((number + 1) * size, count))
-        batch = {name: tf.constant(values[rows]) for name, values in examples.items()}
+    for number, batch in enumerate(_batches(examples)):
         for name, value in measure(batch, tf.constant(number, tf.int64)).items():
             sums[name] = sums.get(name, 0.0) + float(np.sum(value.numpy(), dtype=np.float64))
-    return {name: value / count for name, value in sums.items()}
+    return {name: value / len(examples["image"]) for name, value in sums.items()}
+
+
+def _batches(examples: Mapping[str, np.ndarray]) -> Iterator[dict[str, tf.Tensor]]:
+    """The examples in their order, in batches of at most EVALUATION_PIXELS."""
+    count, height, width, _ = examples["image"].shape
+    size = max(1, EVALUATION_PIXELS // (height * width))
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        yield {name: tf.constant(values[rows]) for name, values in examples.items()}
 
 
 def _compiled(model: GenerativeModel, measure: Callable) -> Callable:
@@ -113,10 +172,16 @@ def walk(
 ) -> np.ndarray:
     """A closed walk through `count` latents, `frames` pictures from each to the next.
 
-    Returns uint8 [count · frames, H, W, C]. Between two latents their direction turns at an even
-    pace and their length changes evenly (spherical interpolation, White 2016, section 2.1).
+    labels [count]: the class of each latent; by default a conditional model stays in one, that of
+    its first seed. Returns uint8 [count · frames, H, W, C]. Between two latents their direction
+    turns at an even pace and their length changes evenly (spherical interpolation, White 2016,
+    section 2.1).
     """
-    anchors = model.sample_latents(tf.constant(row_seeds(seed, count)), labels, **sampler)
+    seeds = row_seeds(seed, count)
+    defaults = model.default_labels(seeds)
+    if labels is None and defaults is not None:
+        labels = np.repeat(defaults[:1], count)
+    anchors = model.sample_latents(tf.constant(seeds), labels, **sampler)
     path = interpolate(np.asarray(anchors), frames)
     label = None if labels is None else np.repeat(labels, frames)
     decoded = []
@@ -125,26 +190,6 @@ def walk(
         chunk = None if label is None else tf.constant(label[rows], tf.int32)
         decoded.append(to_uint8(model.decode(tf.constant(path[rows]), chunk).numpy()))
     return np.concatenate(decoded)
-
-
-def interpolate(anchors: np.ndarray, frames: int) -> np.ndarray:
-    """anchors [N, Z] -> a closed path [N · frames, Z] that meets anchor i at i · frames."""
-    ends = np.roll(anchors, -1, axis=0)
-    lengths = [np.linalg.norm(points, axis=1, keepdims=True) for points in (anchors, ends)]
-    product = lengths[0] * lengths[1]
-    cosine = np.sum(anchors * ends, axis=1, keepdims=True) / np.where(product > 0, product, 1.0)
-    angle = np.arccos(np.clip(np.where(product > 0, cosine, 1.0), -1.0, 1.0))
-    # Along a straight line, or to the opposite side, there is no turn to take: go straight.
-    turns = np.sin(angle) > 1e-4
-    sine, product = np.where(turns, np.sin(angle), 1.0), np.where(turns, product, 1.0)
-    path = []
-    for share in np.arange(frames) / frames:
-        direction = np.sin((1 - share) * angle) * anchors * lengths[1]
-        direction += np.sin(share * angle) * ends * lengths[0]
-        length = (1 - share) * lengths[0] + share * lengths[1]
-        straight = (1 - share) * anchors + share * ends
-        path.append(np.where(turns, length * direction / (sine * product), straight))
-    return np.stack(path, axis=1).reshape(-1, anchors.shape[1]).astype(np.float32)
 
 
 def write_animation(name: str, frames: np.ndarray, step: int) -> None:

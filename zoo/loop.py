@@ -4,6 +4,10 @@ A block runs at most `steps_per_loop` steps, takes about BLOCK_SECONDS at most, 
 Ctrl-C are met soon, and ends where something is due, so that a hook or a checkpoint always meets
 the step it asked for. The step count is a tensor: one trace serves all block lengths. How steps
 fall into blocks never changes the weights.
+
+When training fails, it goes back to a checkpoint and on from there with other noise. Where to is a
+function of the step at which it failed, and the noise one of (seed, step, roll-backs so far): a run
+that is killed meets the same failure again, and ends as if it had not been.
 """
 
 import dataclasses
@@ -13,15 +17,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from zoo.checkpoints import Checkpoints
+from zoo.checkpoints import BrokenCheckpoints, Checkpoints
 from zoo.generative import GenerativeModel
 
 BLOCK_SECONDS = 2.0
 _FIRST_BLOCK = 10
 
 
-class NonFiniteError(ArithmeticError):
+class TrainingFailure(Exception):
+    """Training has failed in a way that it may escape from an earlier state with other noise."""
+
+
+class NonFiniteError(TrainingFailure, ArithmeticError):
     """Training met a loss or weight that is not finite; the message names the steps."""
+
+
+class CollapseError(TrainingFailure):
+    """Raised by a hook: the model computes finite values and is no good; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +43,19 @@ class Every:
     steps: int
     call: Callable[[int, GenerativeModel], None]
     """Gets (step, model) and changes nothing of the model."""
+    judges: bool = False
+    """Whether it may raise CollapseError: only states that it has passed are gone back to then."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """Training has gone back."""
+
+    failure: TrainingFailure
+    step: int
+    """The step that it went back to."""
+    number: int
+    """How often it has gone back in this run, this time included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +81,8 @@ class Loop:
         checkpoints: where to save every `checkpoint_every` steps and at the end, or None.
         hooks: called outside the block, in their order.
         on_block: called after each block with its Block.
+        max_rollbacks: how often in a run to go back after a TrainingFailure; needs `checkpoints`.
+        on_rollback: called after each with its Rollback.
         strategy: the scope the model was made in; the default strategy if None.
         jit_compile: compile the step with XLA.
     """
@@ -71,6 +98,8 @@ class Loop:
         checkpoint_every: int = 500,
         hooks: Sequence[Every] = (),
         on_block: Callable[[Block], None] | None = None,
+        max_rollbacks: int = 0,
+        on_rollback: Callable[[Rollback], None] | None = None,
         strategy: tf.distribute.Strategy | None = None,
         jit_compile: bool = False,
     ):
@@ -81,6 +110,8 @@ class Loop:
         self.checkpoint_every = checkpoint_every
         self.hooks = tuple(hooks)
         self.on_block = on_block
+        self.max_rollbacks = max_rollbacks
+        self.on_rollback = on_rollback
         self.strategy = strategy or tf.distribute.get_strategy()
         self.stop_requested = False
         self._batches = batches
@@ -101,9 +132,17 @@ class Loop:
     def train(self) -> int:
         """Trains to total_steps, or until `stop_requested` is set; returns the step reached.
 
-        NonFiniteError if a block's scalars or the weights at a checkpoint are not finite; the
-        checkpoints saved before stay as they are.
+        NonFiniteError if a block's scalars or the weights at a checkpoint are not finite,
+        CollapseError if a hook says so, each after `max_rollbacks` attempts to go on from an
+        earlier state; no state that failed is ever saved.
         """
+        while True:
+            try:
+                return self._train()
+            except TrainingFailure as failure:
+                self._roll_back(failure)
+
+    def _train(self) -> int:
         step = int(self.model.step.numpy())
         longest = _FIRST_BLOCK
         stopping = self.stop_requested
@@ -124,8 +163,49 @@ class Loop:
             if step % self.checkpoint_every == 0 or done or stopping:
                 self._check_weights(step)
                 if self.checkpoints:
-                    self.checkpoints.save(step)
+                    self.checkpoints.save(step, self._kept(self.checkpoints.steps(), step))
         return step
+
+    def _roll_back(self, failure: TrainingFailure) -> None:
+        """Restores the state to go on from; raises the failure if there is none, or no more."""
+        number = int(self.model.rollbacks.numpy()) + 1
+        step = int(self.model.step.numpy())
+        if self.checkpoints is None or number > self.max_rollbacks:
+            raise failure
+        good = self._passed(step - 1) if isinstance(failure, CollapseError) else step
+        back = self._regular(self.checkpoints.steps(), good)
+        try:
+            if back is None or self.checkpoints.restore(up_to=back) is None:
+                raise failure
+        except BrokenCheckpoints as error:
+            raise failure from error
+        step = int(self.model.step.numpy())
+        self.checkpoints.remove_newer(step)
+        self.model.rollbacks.assign(number)
+        self._iterator = None
+        if self.on_rollback:
+            self.on_rollback(Rollback(failure, step, number))
+
+    def _passed(self, step: int) -> int:
+        """The last step up to this one whose state every judging hook has seen and let pass."""
+        return min(
+            (step // hook.steps * hook.steps for hook in self.hooks if hook.judges), default=step
+        )
+
+    def _regular(self, saved: list[int], step: int) -> int | None:
+        """The newest checkpoint up to a step, one of a requested stop only if there is no other.
+
+        A run that was stopped and goes on has those, one that was not has not: both go back to
+        the same state.
+        """
+        saved = [earlier for earlier in saved if earlier <= step]
+        regular = [earlier for earlier in saved if earlier % self.checkpoint_every == 0]
+        return max(regular or saved, default=None)
+
+    def _kept(self, saved: list[int], step: int) -> set[int]:
+        """The checkpoints to go back to if training fails after this step."""
+        kept = (self._regular(saved, last) for last in (step, self._passed(step)))
+        return {earlier for earlier in kept if earlier is not None}
 
     def run_block(self, num_steps: int) -> Block:
         """Runs num_steps steps and returns their report; saves nothing and calls no hook."""

@@ -4,6 +4,7 @@ Shape letters: B examples, H W C image height, width, channels, Z latent dimensi
 """
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -89,3 +90,79 @@ def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
     """
     num_samples = tf.cast(tf.shape(log_weights)[0], log_weights.dtype)
     return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(num_samples)
+
+
+def real_loss(kind: str, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
+    """What a discriminator pays for its logits [B] of real examples: [B].
+
+    kind: "non_saturating" (Goodfellow et al. 2014, equation 1), "least_squares" (Mao et al. 2017,
+    equation 9, a = 0, b = 1), "hinge" (Lim & Ye 2017; Miyato et al. 2018, equation 16) or
+    "wasserstein" (Arjovsky et al. 2017, equation 2). smoothing: the target is 1 - smoothing
+    (Salimans et al. 2016, section 3.4); hinge and wasserstein have no target.
+    """
+    if kind == "non_saturating":
+        return tf.nn.softplus(-logits) + smoothing * logits
+    if kind == "least_squares":
+        return 0.5 * tf.square(logits - (1.0 - smoothing))
+    if kind == "hinge":
+        return tf.nn.relu(1.0 - logits)
+    if kind == "wasserstein":
+        return -logits
+    raise ValueError(f"unknown adversarial loss {kind!r}")
+
+
+def fake_loss(kind: str, logits: tf.Tensor) -> tf.Tensor:
+    """What a discriminator pays for its logits [B] of generated examples: [B]; see `real_loss`."""
+    if kind == "non_saturating":
+        return tf.nn.softplus(logits)
+    if kind == "least_squares":
+        return 0.5 * tf.square(logits)
+    if kind == "hinge":
+        return tf.nn.relu(1.0 + logits)
+    if kind == "wasserstein":
+        return tf.identity(logits)
+    raise ValueError(f"unknown adversarial loss {kind!r}")
+
+
+def generator_loss(kind: str, logits: tf.Tensor) -> tf.Tensor:
+    """What a generator pays for the logits [B] of its examples: [B]; see `real_loss`.
+
+    non_saturating: -log D(G(z)) (Goodfellow et al. 2014, section 3); least_squares: Mao et al.'s
+    equation 9 with c = 1; hinge and wasserstein: -D(G(z)).
+    """
+    if kind == "non_saturating":
+        return tf.nn.softplus(-logits)
+    if kind == "least_squares":
+        return 0.5 * tf.square(logits - 1.0)
+    if kind in ("hinge", "wasserstein"):
+        return -logits
+    raise ValueError(f"unknown adversarial loss {kind!r}")
+
+
+def gradient_penalty(
+    critic: Callable[[tf.Tensor], tf.Tensor], real: tf.Tensor, fake: tf.Tensor, mixing: tf.Tensor
+) -> tf.Tensor:
+    """(‖∇ critic‖ - 1)² between real and fake examples: [B].
+
+    Gulrajani et al. 2017, algorithm 1: at mixing · real + (1 - mixing) · fake, mixing [B] from
+    U[0, 1], one number an example, shared by its pixels; the norm is over all axes but the first.
+    critic: [B, H, W, C] -> logits [B], each of its own example alone (no batch normalization).
+    """
+    mixing = tf.reshape(mixing, [-1] + [1] * (real.shape.rank - 1))
+    between = fake + mixing * (real - fake)
+    # The square root has no derivative at 0.
+    return tf.square(tf.sqrt(_squared_gradient(critic, between) + 1e-12) - 1.0)
+
+
+def r1_penalty(critic: Callable[[tf.Tensor], tf.Tensor], real: tf.Tensor) -> tf.Tensor:
+    """½ ‖∇ critic‖² at real examples: [B]. Mescheder et al. 2018, equation 9 over gamma."""
+    return 0.5 * _squared_gradient(critic, real)
+
+
+def _squared_gradient(critic: Callable[[tf.Tensor], tf.Tensor], examples: tf.Tensor) -> tf.Tensor:
+    with tf.GradientTape() as tape:
+        tape.watch(examples)
+        logits = critic(examples)
+    # The sum over the batch: each logit depends on its own example.
+    gradient = tape.gradient(logits, examples)
+    return tf.reduce_sum(tf.square(gradient), axis=list(range(1, examples.shape.rank)))

@@ -1,12 +1,13 @@
 """From a run directory to its model: what sampling, export and evaluation share."""
 
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 
 import zoo.models
-from zoo.checkpoints import BrokenCheckpoints, Checkpoints
+from zoo.checkpoints import Best, BrokenCheckpoints, Checkpoints
 from zoo.errors import UsageError
 from zoo.flags import Settings, read_recorded
 from zoo.generative import GenerativeModel
@@ -14,7 +15,7 @@ from zoo.rundir import Run
 
 
 class Restored(NamedTuple):
-    """A run's model with the weights of its newest whole checkpoint."""
+    """A run's model with the weights of one of its checkpoints."""
 
     model: GenerativeModel
     settings: Settings
@@ -39,16 +40,26 @@ def build_model(
     )
 
 
-def restore(run_dir: str | os.PathLike) -> Restored:
-    """The model of a run directory; UsageError if it is none or has no readable checkpoint."""
+def restore(
+    run_dir: str | os.PathLike, checkpoint: str = "best", say: Callable[[str], None] = print
+) -> Restored:
+    """The model of a run directory; UsageError if it is none or has no readable checkpoint.
+
+    checkpoint: "best", or "last" for the newest. Where there is no best, or it is damaged, the
+    last is taken and `say` is told.
+    """
     run = Run.open(run_dir)
     settings = read_recorded(run.flags())
     data = run.read_json("data.json")
     if data is None:
         raise UsageError(f"{run_dir} has no data.json: its training never began; train it first")
     model = build_model(settings, data["image_shape"], tuple(data["class_names"]))
+    state = model.checkpoint()
+    path = None
+    if checkpoint == "best":
+        path = Best(state, run.best).restore(lambda line: say(f"{line}: taking the last"))
     try:
-        path = Checkpoints(model.checkpoint(), run.checkpoints).restore()
+        path = path or Checkpoints(state, run.checkpoints).restore(say)
     except BrokenCheckpoints as error:
         raise UsageError(str(error)) from error
     if path is None:

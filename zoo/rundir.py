@@ -4,11 +4,12 @@ flags.txt      a flagfile: --flagfile=<run>/flags.txt repeats the run
 data.json      image shape and class names: enough to build the model without its data
 versions.json  the software that trained it
 checkpoints/   the newest few, each named by its step
+best/          the one that was evaluated best, and best.json: at which step and how
 train/ eval/   TensorBoard
 samples/       picture sheets, each named by its step
 metrics.json   the held-out measures at the end, with their protocol
 
-A directory is a run from the moment it has flags.txt. The four directories are the run's own,
+A directory is a run from the moment it has flags.txt. The five directories are the run's own,
 with all that is in them.
 """
 
@@ -30,7 +31,7 @@ from zoo.errors import UsageError
 _LOCK = ".zoo-lock"
 _FLAGS = "flags.txt"
 _FILES = ("data.json", "versions.json", "metrics.json")
-_DIRECTORIES = ("checkpoints", "train", "eval", "samples")
+_DIRECTORIES = ("checkpoints", "best", "train", "eval", "samples")
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow")
 
 
@@ -40,6 +41,7 @@ class Run:
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
         self.samples = self.path / "samples"
         self._lock: IO[bytes] | None = None
 

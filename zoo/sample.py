@@ -3,10 +3,13 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Literal
 
 from zoo import files, flags
 from zoo.errors import UsageError, check_positive
 from zoo.rundir import Run
+
+_MOST_COLUMNS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +18,8 @@ class SampleFlags:
 
     run_dir: str = ""
     """Directory of a training run."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Which weights: of the best evaluation, or of the last step saved."""
     count: int | None = None
     """Pictures on the sheet (64 by default), or latents on the walk (8 by default)."""
     seed: int = 0
@@ -60,7 +65,7 @@ def main(argv: list[str]) -> int:
     from zoo import hooks, restore
     from zoo.generative import row_seeds, sample_images
 
-    restored = restore.restore(options.run_dir)
+    restored = restore.restore(options.run_dir, options.checkpoint)
     model = restored.model
     sampler = {}
     if options.sampler is not None:
@@ -70,6 +75,11 @@ def main(argv: list[str]) -> int:
         sampler = {"sampler": options.sampler}
     labels = None
     if options.label is not None:
+        if not (model.conditional or model.samplers):
+            name = restored.settings.run.model
+            raise UsageError(
+                f"--label={options.label}: a {name} draws no class apart: leave it out"
+            )
         labels = np.full(count, class_number(options.label, restored.class_names), np.int32)
     if options.walk:
         frames = hooks.walk(
@@ -82,8 +92,13 @@ def main(argv: list[str]) -> int:
         )
         data = pictures.animate(frames, kind)
     else:
-        images = sample_images(model, row_seeds(options.seed, count), labels, **sampler)
+        seeds = row_seeds(options.seed, count)
         columns = max(1, round(count**0.5))
+        if labels is None and model.conditional:
+            labels = model.default_labels(seeds)
+            if model.num_classes <= _MOST_COLUMNS:  # a class a column
+                columns = model.num_classes
+        images = sample_images(model, seeds, labels, **sampler)
         data = pictures.encode(pictures.grid(images, columns))
     try:
         files.write(out, data)

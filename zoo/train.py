@@ -20,6 +20,7 @@ from zoo.rundir import Run
 
 _SHOWN_EXAMPLES = 64
 _PERIODIC_EXAMPLES = 2000
+_FINAL_SAMPLES = 4000
 _THOROUGH_EXAMPLES = 1000
 _PROJECTOR_EXAMPLES = 1000
 
@@ -74,13 +75,14 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
 
     tf = runtime.import_tensorflow()
     from zoo import restore
-    from zoo.checkpoints import BrokenCheckpoints, Checkpoints
-    from zoo.loop import NonFiniteError
+    from zoo.checkpoints import Best, BrokenCheckpoints, Checkpoints
+    from zoo.loop import TrainingFailure
 
     options = settings.run
     # Before anything is drawn or written: a model may refuse the images' shape.
     model = restore.build_model(settings, data.image_shape, data.class_names)
     checkpoints = Checkpoints(model.checkpoint(), run.checkpoints)
+    best = Best(model.checkpoint(), run.best)
     if not options.overwrite:
         try:
             checkpoints.restore()
@@ -111,16 +113,18 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             {"image_shape": data.image_shape, "class_names": data.class_names},
         )
         checkpoints.remove_partial()
+        best.remove_partial()
         if not start:
             count = len(examples["train"]["image"])
-            print(f"{model.count_params():,} parameters, {count:,} examples", flush=True)
+            print(f"{model.summary_line()}, {count:,} examples", flush=True)
             checkpoints.save(0)
         try:
-            received = _run_loop(settings, model, examples, run, checkpoints)
-        except NonFiniteError as error:
+            received = _run_loop(settings, data, model, examples, run, checkpoints, best)
+        except TrainingFailure as error:
             print(
-                f"error: {error}; the checkpoints in {run.checkpoints} are good: train with a "
-                "lower --learning_rate or another --seed, in another --run_dir or with --overwrite",
+                f"error: {error}; given up after {int(model.rollbacks.numpy())} roll-backs: "
+                f"{_kept(run, best)}; train with a lower --learning_rate or another --seed, in "
+                "another --run_dir or with --overwrite",
                 file=sys.stderr,
             )
             return 1
@@ -131,8 +135,22 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             print(f"Stopped at step {step}, all saved. To go on: {shlex.join(command)}")
             return 128 + received
         print("Evaluating on the test split", flush=True)
-        _report(run, _finish(settings, data, examples["test"], run, model))
+        _report(run, _finish(settings, data, examples["test"], run, model, best))
     return 0
+
+
+def _kept(run: Run, best) -> str:
+    """What a run that failed is still good for."""
+    if record := best.record():
+        return (
+            f"its best state, of step {record['step']} ({_best_value(record)}), is kept in "
+            f"{run.best} and can be sampled and exported"
+        )
+    return f"the checkpoints in {run.checkpoints} are of states before it"
+
+
+def _best_value(record: Mapping[str, Any]) -> str:
+    return f"{record['measure']} {record['value']:.4g}"
 
 
 def _arrays(data: source.Source, split: str):
@@ -149,15 +167,19 @@ def _arrays(data: source.Source, split: str):
     return arrays
 
 
-def _run_loop(settings, model, examples: Mapping, run: Run, checkpoints) -> int | None:
+def _run_loop(
+    settings, data: source.Source, model, examples: Mapping, run: Run, checkpoints, best
+) -> int | None:
     """Trains to the end, or until a signal: its number."""
     import tensorflow as tf
 
     from zoo import hooks
     from zoo.data import pipeline
     from zoo.loop import Every, Loop
+    from zoo.metrics.quality import SampleQuality
 
     options = settings.run
+    batch_size = options.batch_size * model.batches_per_step
     start = int(model.step.numpy())
     writers = {
         split: tf.summary.create_file_writer(str(run.path / split)) for split in ("train", "eval")
@@ -165,21 +187,31 @@ def _run_loop(settings, model, examples: Mapping, run: Run, checkpoints) -> int 
     with writers["train"].as_default(step=start):
         table = "".join(f"| {k} | {v} |\n" for k, v in settings.recorded().items())
         tf.summary.text("flags", f"| flag | value |\n|---|---|\n{table}")
-        tf.summary.text("reading", _READING)
+        tf.summary.text("reading", _READING + model.reading.strip())
     held_out = {name: values[:_PERIODIC_EXAMPLES] for name, values in examples["test"].items()}
     shown = {name: values[:_SHOWN_EXAMPLES] for name, values in held_out.items()}
-    scalars = hooks.Scalars(writers["train"], options.batch_size)
+    quality = None
+    if model.selection_measure == hooks.JUDGED_BY_SAMPLES:
+        quality = SampleQuality(held_out["image"], data.class_names)
+    evaluate = hooks.Evaluate(writers["eval"], held_out, quality, best)
+    scalars = hooks.Scalars(writers["train"], batch_size)
     with contextlib.closing(Progress(options.model, options.total_steps, start)) as progress:
 
         def on_block(block) -> None:
             scalars(block)
             progress.update(block.step, block.scalars)
 
+        def on_rollback(rollback) -> None:
+            progress.say(
+                f"{_capital(str(rollback.failure))}: going back to step {rollback.step}, and on "
+                f"with other noise (attempt {rollback.number} of {options.max_rollbacks})"
+            )
+
         loop = Loop(
             model,
             lambda step, context: pipeline.batches(
                 examples["train"],
-                options.batch_size,
+                batch_size,
                 seed=options.seed,
                 start_step=step,
                 context=context,
@@ -190,9 +222,11 @@ def _run_loop(settings, model, examples: Mapping, run: Run, checkpoints) -> int 
             checkpoint_every=options.checkpoint_every,
             hooks=[
                 Every(options.sample_every, hooks.Sheets(writers["train"], run.samples, shown)),
-                Every(options.eval_every, hooks.Evaluate(writers["eval"], held_out)),
+                Every(options.eval_every, evaluate, judges=True),
             ],
             on_block=on_block,
+            max_rollbacks=options.max_rollbacks,
+            on_rollback=on_rollback,
             jit_compile=options.jit_compile,
         )
         with _stopping(loop, progress) as received:
@@ -202,37 +236,73 @@ def _run_loop(settings, model, examples: Mapping, run: Run, checkpoints) -> int 
     return received[0] if received else None
 
 
-def _finish(settings, data: source.Source, test: Mapping, run: Run, model) -> dict[str, Any]:
-    """Writes the projector, the HParams entry and metrics.json, and returns what it holds."""
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _finish(settings, data: source.Source, test: Mapping, run: Run, model, best) -> dict[str, Any]:
+    """Writes the projector, the HParams entry and metrics.json, and returns what it holds.
+
+    The model ends with the weights of the best checkpoint.
+    """
     from zoo import hooks
+    from zoo.metrics.quality import SampleQuality
 
     few = {name: values[:_THOROUGH_EXAMPLES] for name, values in test.items()}
-    metrics = {
+    quality = SampleQuality(test["image"][:_FINAL_SAMPLES], data.class_names)
+
+    def measure() -> dict[str, dict[str, float]]:
+        return {
+            "measures": hooks.means(model, model.evaluate_batch, test),
+            "thorough_measures": hooks.means(model, model.thorough_measures, few),
+            "sample_measures": hooks.sample_measures(model, quality, _FINAL_SAMPLES),
+        }
+
+    protocol = quality.protocol(_FINAL_SAMPLES)
+    if model.samplers:
+        protocol["sampler"] = model.samplers[0]
+    metrics: dict[str, Any] = {
         "step": int(model.step.numpy()),
         "split": "test",
         "examples": len(test["image"]),
-        "measures": hooks.means(model, model.evaluate_batch, test),
         "thorough_examples": len(few["image"]),
-        "thorough_measures": hooks.means(model, model.thorough_measures, few),
+        "sample_protocol": protocol,
+        **measure(),
     }
     shown = test["image"][:_PROJECTOR_EXAMPLES]
     hooks.write_projector(
         run.path / "train", model, shown, test["label"][: len(shown)], data.class_names
     )
     hooks.write_hparams(run.path / "eval", settings.recorded())
+    if record := best.record():
+        evaluated = {name: record[name] for name in ("step", "measure", "value")}
+        if record["step"] == metrics["step"]:
+            metrics["best"] = evaluated
+        elif best.restore():
+            metrics["best"] = {**evaluated, **measure()}
     # The last file: a run that has it for its last step is finished.
     run.write_json("metrics.json", metrics)
     return metrics
 
 
 def _report(run: Run, metrics: Mapping[str, Any]) -> None:
-    step = metrics["step"]
-    values = {**metrics["measures"], **metrics["thorough_measures"]}
-    print(f"Step {step}, test split: " + ", ".join(f"{k} {v:.2f}" for k, v in values.items()))
+    step, best = metrics["step"], metrics.get("best")
+    print(f"Step {step}, test split: {_values(metrics)}")
+    weights = f"of step {step}"
+    if best and best["step"] != step:
+        print(f"Step {best['step']}, the best evaluated ({_best_value(best)}): {_values(best)}")
+        weights = f"of step {best['step']} ({weights}: --checkpoint=last)"
+    elif best:
+        weights += f", the best evaluated ({_best_value(best)})"
     for path in sorted(run.samples.glob(f"step-{step:08d}-*.png")):
         print(f"Pictures: {path}")
-    print(f"More pictures: python -m zoo.sample --run_dir={shlex.quote(str(run.path))}")
+    print(f"More pictures, {weights}: python -m zoo.sample --run_dir={shlex.quote(str(run.path))}")
     print(f"Curves: tensorboard --logdir={shlex.quote(str(run.path.parent))}")
+
+
+def _values(metrics: Mapping[str, Any]) -> str:
+    kinds = ("measures", "thorough_measures", "sample_measures")
+    return ", ".join(f"{k} {v:.4g}" for kind in kinds for k, v in metrics[kind].items())
 
 
 @contextlib.contextmanager

@@ -60,11 +60,31 @@ def summary(tree: ast.Module) -> str:
 
 
 def dataclass_fields(path: pathlib.Path, class_name: str) -> list[Field]:
-    """The fields of a dataclass in a source file: plain types, or Literal of strings."""
+    """The fields of a dataclass in a source file: plain types, or Literal of strings.
+
+    Those of a base class that the file imports from zoo come first; a field that gives another
+    default keeps its place, and its help if it has none of its own.
+    """
     for node in _tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
-            return _fields(node)
+            fields: dict[str, Field] = {}
+            for base in node.bases:
+                inherited = dataclass_fields(_source_of(path, base), ast.unparse(base))
+                fields |= {field.name: field for field in inherited}
+            for field in _fields(node):
+                text = field.help or getattr(fields.get(field.name), "help", "")
+                fields[field.name] = dataclasses.replace(field, help=text)
+            return list(fields.values())
     raise ValueError(f"{path}: expected a dataclass {class_name}")
+
+
+def _source_of(path: pathlib.Path, base: ast.expr) -> pathlib.Path:
+    """The file from which this one imports a base class."""
+    for node in _tree(path).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if any(alias.name == ast.unparse(base) for alias in node.names):
+                return _FOLDER.parents[1] / f"{node.module.replace('.', '/')}.py"
+    raise ValueError(f"{path}: expected an import of {ast.unparse(base)}")
 
 
 def _fields(node: ast.ClassDef) -> list[Field]:

@@ -1,0 +1,1 @@
+"""How good samples are: distances between sets of pictures, and the nets that look at them."""
