@@ -132,3 +132,218 @@ def test_importance_weighted_bound_averages_weights_not_their_logs():
     np.testing.assert_allclose(losses.importance_weighted_bound(one), one[0], rtol=1e-6)
     huge = tf.constant([[-2000.0], [-2001.0]])
     assert np.isfinite(losses.importance_weighted_bound(huge).numpy()).all()
+
+
+KINDS = ("non_saturating", "least_squares", "hinge", "wasserstein")
+LOGITS = np.array([-7.0, -2.5, -0.6, 0.3, 0.8, 1.7, 6.0])  # beside the corners of hinge, -1 and 1
+
+
+def chance(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+def paid_for_real(kind: str, logits, smoothing=0.0):
+    target = 1 - smoothing
+    return {
+        # The cross-entropy with that target.
+        "non_saturating": -target * np.log(chance(logits))
+        - (1 - target) * np.log(1 - chance(logits)),
+        "least_squares": (logits - target) ** 2 / 2,
+        "hinge": np.maximum(0, 1 - logits),
+        "wasserstein": -logits,
+    }[kind]
+
+
+def paid_for_fake(kind: str, logits):
+    return {
+        "non_saturating": -np.log(1 - chance(logits)),
+        "least_squares": logits**2 / 2,
+        "hinge": np.maximum(0, 1 + logits),
+        "wasserstein": logits,
+    }[kind]
+
+
+def paid_by_generator(kind: str, logits):
+    return {
+        "non_saturating": -np.log(chance(logits)),
+        "least_squares": (logits - 1) ** 2 / 2,
+        "hinge": -logits,
+        "wasserstein": -logits,
+    }[kind]
+
+
+def assert_value_and_slope(ours, formula) -> None:
+    logits = tf.constant(LOGITS, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        paid = ours(logits)
+    assert paid.shape == logits.shape
+    np.testing.assert_allclose(paid, formula(LOGITS), rtol=1e-5, atol=1e-6)
+    slope = (formula(LOGITS + 1e-5) - formula(LOGITS - 1e-5)) / 2e-5
+    np.testing.assert_allclose(tape.gradient(paid, logits), slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adversarial_losses_and_their_slopes_are_the_papers(kind):
+    assert_value_and_slope(
+        lambda logits: losses.real_loss(kind, logits), lambda logits: paid_for_real(kind, logits)
+    )
+    assert_value_and_slope(
+        lambda logits: losses.fake_loss(kind, logits), lambda logits: paid_for_fake(kind, logits)
+    )
+    assert_value_and_slope(
+        lambda logits: losses.generator_loss(kind, logits),
+        lambda logits: paid_by_generator(kind, logits),
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_smoothing_lowers_the_target_of_the_losses_that_have_one(kind, smoothing):
+    assert_value_and_slope(
+        lambda logits: losses.real_loss(kind, logits, smoothing),
+        lambda logits: paid_for_real(kind, logits, smoothing),
+    )
+
+
+def test_adversarial_cross_entropies_are_exact_at_large_logits():
+    far = tf.Variable([-100.0, 100.0])
+    with tf.GradientTape(persistent=True) as tape:
+        paid = {
+            "real": losses.real_loss("non_saturating", far),
+            "smoothed": losses.real_loss("non_saturating", far, 0.1),
+            "fake": losses.fake_loss("non_saturating", far),
+            "generator": losses.generator_loss("non_saturating", far),
+        }
+    expected = {
+        "real": ([100, 0], [-1, 0]),
+        "smoothed": ([90, 10], [-0.9, 0.1]),
+        "fake": ([0, 100], [0, 1]),
+        "generator": ([100, 0], [-1, 0]),
+    }
+    for name, (value, slope) in expected.items():
+        np.testing.assert_allclose(paid[name], value, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(tape.gradient(paid[name], far), slope, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("function", ["real_loss", "fake_loss", "generator_loss"])
+def test_unknown_adversarial_losses_are_refused(function):
+    with pytest.raises(ValueError, match="unknown adversarial loss 'saturating'"):
+        getattr(losses, function)("saturating", tf.zeros([1]))
+
+
+P_REAL, P_FAKE = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.4, 0.2, 0.1, 0.3])
+
+
+def value_and_slope_at(kind: str, logits: np.ndarray, smoothing: float = 0.0):
+    """What a discriminator with these logits pays in expectation over four possible pictures."""
+    values = tf.constant(logits, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        paid = tf.reduce_sum(
+            P_REAL * losses.real_loss(kind, values, smoothing)
+            + P_FAKE * losses.fake_loss(kind, values)
+        )
+    return float(paid), tape.gradient(paid, values).numpy()
+
+
+def test_the_best_non_saturating_discriminator_measures_the_jensen_shannon_divergence():
+    """Goodfellow et al. 2014, proposition 1 and theorem 1: D = p_r / (p_r + p_f)."""
+    value, slope = value_and_slope_at("non_saturating", np.log(P_REAL / P_FAKE))
+    middle = (P_REAL + P_FAKE) / 2
+    divergence = (P_REAL * np.log(P_REAL / middle) + P_FAKE * np.log(P_FAKE / middle)).sum() / 2
+    assert value == pytest.approx(2 * math.log(2) - 2 * divergence, rel=1e-6)
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+def test_one_sided_smoothing_scales_the_best_discriminator():
+    """Salimans et al. 2016, section 3.4, with β = 0: D = (1 - s) p_r / (p_r + p_f)."""
+    best = 0.9 * P_REAL / (P_REAL + P_FAKE)
+    slope = value_and_slope_at("non_saturating", np.log(best / (1 - best)), 0.1)[1]
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+
+
+def test_the_best_least_squares_discriminator_is_the_real_share():
+    """Mao et al. 2017, equation 5 with a = 0, b = 1: D = p_r / (p_r + p_f)."""
+    value, slope = value_and_slope_at("least_squares", P_REAL / (P_REAL + P_FAKE))
+    np.testing.assert_allclose(slope, 0, atol=1e-6)
+    assert value == pytest.approx((P_REAL * P_FAKE / (P_REAL + P_FAKE)).sum() / 2, rel=1e-6)
+
+
+def test_the_best_hinge_discriminator_measures_the_total_variation():
+    """Lim & Ye 2017, section 4: the best logit is the sign of p_r - p_f."""
+    value, _ = value_and_slope_at("hinge", np.sign(P_REAL - P_FAKE))
+    assert value == pytest.approx(2 - np.abs(P_REAL - P_FAKE).sum(), rel=1e-6)
+    for other in (-2.0, -0.5, 0.5, 2.0):
+        assert value_and_slope_at("hinge", np.full(4, other))[0] > value
+
+
+def test_the_wasserstein_critic_pays_the_difference_of_means():
+    logits = np.array([3.0, -1.0, 0.5, 2.0])
+    value, _ = value_and_slope_at("wasserstein", logits)
+    assert value == pytest.approx(P_FAKE @ logits - P_REAL @ logits, rel=1e-6)
+
+
+def pictures(count: int = 3) -> np.ndarray:
+    return RANDOM.standard_normal((count, 4, 4, 2)).astype(np.float32)
+
+
+def linear(weights):
+    return lambda images: tf.reduce_sum(images * weights, [1, 2, 3])
+
+
+def quadratic(weights):
+    """½ Σ weights · images², whose gradient at images is weights · images."""
+    return lambda images: 0.5 * tf.reduce_sum(weights * images**2, [1, 2, 3])
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.3, 1.0])
+def test_gradient_penalty_of_a_linear_critic_is_the_same_everywhere(mixing):
+    weights = tf.Variable(pictures(1)[0])
+    real, fake = tf.constant(pictures()), tf.constant(pictures())
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(linear(weights), real, fake, tf.fill([3], mixing))
+    norm = np.linalg.norm(weights.numpy())
+    np.testing.assert_allclose(penalty, np.full(3, (norm - 1) ** 2), rtol=1e-5)
+    expected = 3 * 2 * (norm - 1) * weights.numpy() / norm
+    np.testing.assert_allclose(tape.gradient(penalty, weights), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_penalty_is_taken_between_each_pair_of_examples():
+    weights = tf.Variable(0.3 * pictures(1)[0])
+    real, fake = pictures(), pictures()
+    mixing = np.array([0.0, 1.0, 0.3], np.float32)
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(
+            quadratic(weights), tf.constant(real), tf.constant(fake), tf.constant(mixing)
+        )
+    at = np.stack([fake[0], real[1], 0.3 * real[2] + 0.7 * fake[2]])
+    slopes = weights.numpy() * at
+    norms = np.linalg.norm(slopes.reshape(3, -1), axis=1)
+    np.testing.assert_allclose(penalty, (norms - 1) ** 2, rtol=1e-4)
+    factors = (2 * (norms - 1) / norms)[:, None, None, None]
+    expected = (factors * slopes * at).sum(0)
+    np.testing.assert_allclose(tape.gradient(penalty, weights), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_penalty_of_a_flat_critic_has_a_finite_gradient():
+    weights = tf.Variable(tf.zeros([4, 4, 2]))
+    with tf.GradientTape() as tape:
+        penalty = losses.gradient_penalty(
+            linear(weights), tf.constant(pictures()), tf.constant(pictures()), tf.zeros([3])
+        )
+    np.testing.assert_allclose(penalty, np.ones(3), rtol=1e-5)
+    assert np.isfinite(tape.gradient(penalty, weights).numpy()).all()
+
+
+def test_r1_penalty_is_half_the_squared_slope_at_each_real_example():
+    weights, real = tf.Variable(pictures(1)[0]), pictures()
+    with tf.GradientTape(persistent=True) as tape:
+        flat = losses.r1_penalty(linear(weights), tf.constant(real))
+        curved = losses.r1_penalty(quadratic(weights), tf.constant(real))
+    values = weights.numpy()
+    np.testing.assert_allclose(flat, np.full(3, (values**2).sum() / 2), rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(flat, weights), 3 * values, rtol=1e-5)
+    np.testing.assert_allclose(curved, ((values * real) ** 2).sum((1, 2, 3)) / 2, rtol=1e-5)
+    expected = (values * real**2).sum(0)
+    np.testing.assert_allclose(tape.gradient(curved, weights), expected, rtol=1e-4, atol=1e-5)

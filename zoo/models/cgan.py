@@ -46,6 +46,7 @@ class Config(AdversarialConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        errors.check_positive(width=self.width)
         self.refuse_penalties(self.discriminator_norm)
         if self.class_weight < 0:
             raise errors.UsageError(f"--class_weight={self.class_weight}: expected 0 or more")

@@ -3,8 +3,8 @@
 Miyato et al. 2018 (1802.05957), section 4.2 and table 4 for 32x32 pictures: at 32x32x3, width 256
 and 128 latents the generator has 4,274,435 trainable parameters, 2,304 fewer than with the
 authors' biases, which BatchNorm takes away; the discriminator, at width 128, 1,053,825. One power
-iteration a discriminator update, gradient through sigma. `experiments/sngan_cifar.flags` has the paper's
-widths, Adam 2e-4 (0, .9), and five discriminator updates a step.
+iteration a discriminator update, gradient through sigma. `experiments/sngan_cifar.flags` has the
+paper's widths, Adam 2e-4 (0, .9), and five discriminator updates a step.
 
 Deviations, for two cores: widths 64 and 64, one discriminator update a step at higher learning
 rates that fall to a tenth, samples from an averaged generator.

@@ -14,6 +14,7 @@ the generator, hence five batches.
 import dataclasses
 from typing import Literal
 
+from zoo import errors
 from zoo.adversarial import AdversarialConfig, AdversarialModel, optimizers
 from zoo.nets import (
     ConvolutionalDiscriminator,
@@ -43,6 +44,10 @@ class Config(AdversarialConfig):
     """Channels: of the convolutional nets at half the picture's size, of every residual block."""
     discriminator_norm: Literal["layer", "none"] = "none"
     """In the critic: the paper's code has none, its section 4 recommends layer normalization."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        errors.check_positive(width=self.width)
 
 
 TINY = Config(latent_dim=4, width=4, discriminator_steps=2)
