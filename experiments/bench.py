@@ -42,6 +42,8 @@ class Plan:
     rounds: int
     conv_steps: int
     conv_rounds: int
+    gan: tuple[int, int, int, int]
+    """The DCGAN's image size, width, steps in a round, and rounds."""
     memory_every: int
     """Steps from one look at the memory to the next, of five."""
 
@@ -53,6 +55,7 @@ FULL = Plan(
     rounds=15,
     conv_steps=50,
     conv_rounds=15,
+    gan=(64, 64, 2, 7),
     memory_every=1000,
 )
 QUICK = Plan(
@@ -62,6 +65,7 @@ QUICK = Plan(
     rounds=2,
     conv_steps=10,
     conv_rounds=2,
+    gan=(32, 8, 2, 2),
     memory_every=100,
 )
 MEMORY_LOOKS = 5
@@ -154,6 +158,27 @@ def main(argv: list[str]) -> int:
     wait = speed[-1]["input_wait"]
     report.check("share of time waiting for data", wait, f"{wait:.2%}", "< 3%", wait < 0.03)
 
+    size, width, steps, rounds = plan.gan
+    report.title(f"DCGAN {size}x{size}x3, width {width}, 100 latents, batch 64")
+    runners = measure.gan_contenders(size, width)
+    rates = measure.race(runners, steps=steps, rounds=rounds)
+    speed.append(_report_speed(report, "dcgan", 64, runners, rates))
+    _check_ratio(report, speed[-1], rates, "loop", "fit", 1.0, "fit()")
+    _check_ratio(report, speed[-1], rates, "loop_bfloat16", "loop", 1.4, "float32 (in bfloat16)")
+    gigaflops = measure.gan_step_flops(size, width, 64) / 1e9
+    peak = measure.peak_gigaflops()
+    reached = gigaflops * speed[-1]["steps_per_second"]["loop"]
+    figures["dcgan"] = {"gigaflop_per_step": gigaflops, "peak_gigaflops": peak}
+    report.figure("images/s", f"{64 * speed[-1]['steps_per_second']['loop']:.1f}")
+    report.figure("GFLOP a step", f"{gigaflops:.1f}")
+    report.check(
+        f"of {peak:.0f} GFLOP/s, this machine's best float32 product",
+        reached / peak,
+        f"{reached:.0f} ({reached / peak:.0%})",
+        ">= 70%",
+        reached / peak >= 0.7,
+    )
+
     every = plan.memory_every
     report.title(f"MLP VAE, batch 64, {MEMORY_LOOKS * every} steps in a process of its own")
     growth = sizes[-1] / sizes[0] - 1
@@ -192,7 +217,7 @@ def _report_speed(
 ) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, value in medians.items():
-        report.figure(name, f"{value:.0f} steps/s")
+        report.figure(name, f"{value:.3g} steps/s")
     return {
         "model": model,
         "batch_size": batch_size,

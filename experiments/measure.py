@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from zoo.data import pipeline, source
+from zoo.generative import GenerativeModel
 from zoo.loop import Block, Loop
-from zoo.models import vae
+from zoo.models import dcgan, vae
 
 STEPS_PER_LOOP = 100
 # Kingma & Welling's net at the size that later papers use.
@@ -49,7 +51,7 @@ def build(config: vae.Config, *, stock_adam: bool = False, steps_per_execution: 
     return model
 
 
-def make_loop(model: vae.VAE, data: dict[str, np.ndarray], batch_size: int) -> Loop:
+def make_loop(model: GenerativeModel, data: dict[str, np.ndarray], batch_size: int) -> Loop:
     """The zoo's Loop over the shuffled data, to be driven by run_block."""
     return Loop(
         model,
@@ -62,7 +64,7 @@ def make_loop(model: vae.VAE, data: dict[str, np.ndarray], batch_size: int) -> L
 class LoopRunner:
     """A Runner of the Loop, in blocks as `python -m zoo.train` runs them."""
 
-    def __init__(self, model: vae.VAE, data: dict[str, np.ndarray], batch_size: int):
+    def __init__(self, model: GenerativeModel, data: dict[str, np.ndarray], batch_size: int):
         self._loop = make_loop(model, data, batch_size)
         self._seconds = self._waited = 0.0
 
@@ -99,7 +101,7 @@ class _EpochTimer(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-def fit_runner(model: vae.VAE, data: dict[str, np.ndarray], batch_size: int) -> Runner:
+def fit_runner(model: GenerativeModel, data: dict[str, np.ndarray], batch_size: int) -> Runner:
     """A Runner of Keras's fit() over the same data."""
     batches = pipeline.batches(data, batch_size)
 
@@ -128,6 +130,63 @@ def contenders(
             model = build(config, stock_adam=stock, steps_per_execution=execution)
             runners[f"{name}{suffix}"] = fit_runner(model, data, batch_size)
     return runners
+
+
+def build_gan(size: int, width: int):
+    """A DCGAN with the paper's 100 latents for colour pictures of this size."""
+    keras.utils.set_random_seed(0)
+    config = dcgan.Config(latent_dim=100, width=width)
+    return dcgan.build(config, image_shape=(size, size, 3), total_steps=100_000)
+
+
+def gan_contenders(size: int, width: int, batch_size: int = 64) -> dict[str, Runner]:
+    """`loop`, `fit`, and `loop_bfloat16`, all of the DCGAN, on random pictures."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    shape = (4 * batch_size, size, size, 3)
+    data = {"image": (256 * generator.random(shape)).astype(np.uint8)}
+    runners: dict[str, Runner] = {
+        "loop": LoopRunner(build_gan(size, width), data, batch_size),
+        "fit": fit_runner(build_gan(size, width), data, batch_size),
+    }
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    runners["loop_bfloat16"] = LoopRunner(build_gan(size, width), data, batch_size)
+    keras.config.set_dtype_policy("float32")
+    return runners
+
+
+def gan_step_flops(size: int, width: int, batch_size: int) -> float:
+    """Floating-point operations of one step, counted from the graphs of its two nets.
+
+    A backward pass costs two forward passes: one for the weights, one for the inputs. The
+    generator has one of each; the discriminator a whole one for real and one for fake pictures,
+    and one for the inputs alone on the way to the generator. The pictures themselves need no
+    gradient for the discriminator's loss.
+    """
+    model = build_gan(size, width)
+    pictures = tf.TensorSpec([batch_size, size, size, 3], tf.float32)
+    generator = flops(model.generator, tf.TensorSpec([batch_size, 100], tf.float32))
+    discriminator = flops(model.discriminator, pictures)
+    first = flops(model.discriminator.convolutions[0], pictures)
+    return 3.0 * generator + 7.0 * discriminator - 2.0 * first
+
+
+def flops(net: Callable, *inputs: tf.TensorSpec) -> float:
+    """Floating-point operations of one forward pass, by TensorFlow's profiler."""
+    profiler = tf.compat.v1.profiler
+    options = profiler.ProfileOptionBuilder.float_operation()
+    graph = tf.function(net).get_concrete_function(*inputs).graph
+    return profiler.profile(graph, options={**options, "output": "none"}).total_float_ops
+
+
+def peak_gigaflops(side: int = 4096, tries: int = 5) -> float:
+    """The most that a float32 matrix product reaches here."""
+    one = tf.random.stateless_normal([side, side], [0, 0])
+    seconds = []
+    for _ in range(tries + 1):
+        start = time.perf_counter()
+        tf.matmul(one, one).numpy()
+        seconds.append(time.perf_counter() - start)
+    return 2.0 * side**3 / min(seconds) / 1e9
 
 
 def race(runners: dict[str, Runner], *, steps: int, rounds: int) -> dict[str, list[float]]:

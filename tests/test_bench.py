@@ -26,12 +26,13 @@ def test_quick_writes_every_figure(tmp_path):
     assert figures["cpu"]
     assert figures["date"].endswith("+00:00")
     assert {"python", "keras", "zoo"} <= set(figures["versions"])
-    assert {speed["model"] for speed in figures["speed"]} == {"small_mlp", "conv"}
+    assert {speed["model"] for speed in figures["speed"]} == {"small_mlp", "conv", "dcgan"}
     for speed in figures["speed"]:
         assert speed["ratios"]
         assert all(ratio["median"] > 0 for ratio in speed["ratios"].values())
         assert all(value > 0 for value in speed["steps_per_second"].values())
         assert 0 <= speed["input_wait"] <= 1
+    assert figures["dcgan"]["gigaflop_per_step"] > 0
     assert len(figures["memory"]) == 5
     assert min(figures["memory"]) > 0
     # That nothing is traced anew is no matter of speed: it must hold on any machine.
@@ -53,3 +54,17 @@ def test_wrong_flags_exit_2_with_one_line(flag, words):
     assert done.stdout == ""
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_steps_operations_are_those_of_the_layer_table():
+    """Radford et al.'s nets at 64 pixels: multiply-adds of each layer, by hand."""
+    from experiments import measure
+
+    middle = [16 * 16 * c * 2 * c * side**2 for c, side in ((64, 16), (128, 8), (256, 4))]
+    edge = 16 * 3 * 64 * 32**2
+    generator = 100 * 4 * 4 * 512 + sum(middle) / 16 + edge
+    discriminator = edge + sum(middle) / 16 + 4 * 4 * 512
+    expected = 2 * (3 * generator + 7 * discriminator - 2 * edge)
+    measured = measure.gan_step_flops(64, 64, 2) / 2
+    # Normalisation and activations are operations too, and few.
+    assert expected < measured < 1.03 * expected

@@ -10,6 +10,7 @@ COMMANDS = {
     "zoo.sample": "pictures from a run by seed; --walk for an animation",
     "export": "a run as a SavedModel that needs nothing of ours",
     "experiments.bench": "measure the loop, the input and the memory of this machine",
+    "experiments.extractor": "train the classifier whose features the sample measures use",
 }
 
 

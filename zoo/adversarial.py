@@ -310,13 +310,14 @@ class AdversarialModel(GenerativeModel):
         labels = tf.repeat(tf.range(self.num_classes), columns)
         return Sheet(self.sample_function(seeds, labels), columns)
 
-    def _interpolation_sheet(self, rows: int = 8, columns: int = 8) -> Sheet:
+    def _interpolation_sheet(self) -> Sheet:
+        rows, columns = (min(self.num_classes, 16) if self.conditional else 8), 8
         anchors = np.asarray(self.sample_latents(row_seeds(self.seed, 2 * rows)))
         paths = [interpolate(anchors[2 * row : 2 * row + 2], columns - 1) for row in range(rows)]
         latents = np.concatenate([path[:columns] for path in paths])
         labels = None
         if self.conditional:
-            labels = tf.constant(np.repeat(np.arange(rows) % self.num_classes, columns), tf.int32)
+            labels = tf.constant(np.repeat(np.arange(rows), columns), tf.int32)
         return Sheet(self.decode(tf.constant(latents), labels), columns)
 
     def histograms(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -15,6 +15,7 @@ class Progress:
     def __init__(self, label: str, total: int, start: int = 0, unit: str = "step"):
         self._label, self._total, self._unit = label, total, unit
         self._start, self._began = start, time.monotonic()
+        self._done = start
         self._printed = self._began
         self._bar = None
         if sys.stderr.isatty():
@@ -24,6 +25,9 @@ class Progress:
 
     def update(self, done: int, scalars: Mapping[str, float] | None = None) -> None:
         """Shows that `done` of the total are done, and the scalars beside it."""
+        if done < self._done:  # training went back: the rate is that of what follows
+            self._start, self._began = done, time.monotonic()
+        self._done = done
         shown = {name: f"{value:.4g}" for name, value in (scalars or {}).items()}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)

@@ -21,7 +21,7 @@ from zoo.adversarial import AdversarialConfig, AdversarialModel, Verdict, optimi
 from zoo.generative import Noise
 from zoo.layers import Dense
 
-DEFAULTS = {"dataset": "glyphs", "batch_size": 64, "total_steps": 8000}
+DEFAULTS = {"dataset": "glyphs", "batch_size": 64, "total_steps": 6000}
 
 PIECES = 5
 INPUT_DROPOUT, DROPOUT = 0.2, 0.5
@@ -32,6 +32,8 @@ class Config(AdversarialConfig):
     """What can be chosen about a dense GAN; every field is a flag of `python -m zoo.train`."""
 
     latents: Literal["normal", "uniform"] = "uniform"
+    learning_rate: float = 1e-3
+    discriminator_learning_rate: float = 5e-4
     final_learning_rate: float = 0.1
     hidden: int = 1200
     """Units of each of the generator's two hidden layers."""

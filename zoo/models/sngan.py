@@ -6,7 +6,7 @@ authors' biases, which BatchNorm takes away; the discriminator, at width 128, 1,
 iteration a discriminator update, gradient through sigma. `experiments/sngan_cifar.flags` has the
 paper's widths, Adam 2e-4 (0, .9), and five discriminator updates a step.
 
-Deviations, for two cores: widths 64 and 64, one discriminator update a step at higher learning
+Deviations, for two cores: widths 32 and 32, one discriminator update a step at higher learning
 rates that fall to a tenth, samples from an averaged generator.
 """
 
@@ -32,9 +32,9 @@ class Config(AdversarialConfig):
     final_learning_rate: float = 0.1
     beta_1: float = 0.0
     beta_2: float = 0.9
-    width: int = 64
+    width: int = 32
     """Channels of every residual block of the generator; 256 in the paper."""
-    discriminator_width: int = 64
+    discriminator_width: int = 32
     """Channels of every residual block of the discriminator; 128 in the paper."""
 
     def __post_init__(self):

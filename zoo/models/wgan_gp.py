@@ -40,7 +40,7 @@ class Config(AdversarialConfig):
     beta_2: float = 0.9
     architecture: Literal["convolutional", "residual"] = "convolutional"
     """DCGAN's nets, or the residual ones of the paper's appendix F."""
-    width: int = 64
+    width: int = 32
     """Channels: of the convolutional nets at half the picture's size, of every residual block."""
     discriminator_norm: Literal["layer", "none"] = "none"
     """In the critic: the paper's code has none, its section 4 recommends layer normalization."""
