@@ -29,11 +29,13 @@ def start(module: str, *arguments: object, **options) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, **settings)
 
 
-def run(module: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+def run(
+    module: str, *arguments: object, timeout: int = 180, **options
+) -> subprocess.CompletedProcess:
     """The same, waited for."""
     with start(module, *arguments, **options) as process:
         try:
-            out, err = process.communicate(timeout=180)
+            out, err = process.communicate(timeout=timeout)
         except BaseException:
             process.kill()
             raise

@@ -168,7 +168,7 @@ def test_each_objective_falls_on_one_repeated_batch_while_the_others_rest(name):
         assert last[objective] < first[objective]
 
 
-@pytest.mark.parametrize("blocks", [(6,), (1, 5), (2, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("blocks", [(1, 5), (3, 1, 2)])
 def test_blocks_do_not_change_the_weights(name, blocks):
     whole = build(name)
     make_loop(whole).run_block(6)
@@ -179,7 +179,7 @@ def test_blocks_do_not_change_the_weights(name, blocks):
     assert_equal_states(state(whole), state(parted))
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("stop_at", [1, 4])
 def test_resumed_equals_uninterrupted_bit_for_bit(name, stop_at, tmp_path):
     whole = build(name)
     make_loop(whole).train()

@@ -827,3 +827,22 @@ def test_export_is_verified_and_numbered(trained, tmp_path):
         assert done.stdout.startswith(f"{tmp_path / version} from {trained[0]}/{of}/step-40")
         assert "sample: verified in a fresh process" in done.stdout
     assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+
+
+@pytest.mark.slow
+def test_a_run_made_to_collapse_goes_back_then_gives_up_with_its_best_kept(tmp_path):
+    """A learning rate of 10 saturates the generator: every sample is the same picture."""
+    arguments = ("--model=dcgan", "--width=4", "--latent_dim=4", "--batch_size=8")
+    arguments += ("--learning_rate=10", "--total_steps=1500", "--max_rollbacks=1")
+    done = run("zoo.train", *arguments, f"--run_dir={tmp_path}", timeout=400)
+    assert done.returncode == 1, done
+    back = re.search(r"going back to step (\d+), .*attempt 1 of 1", done.stdout)
+    assert back, done.stdout
+    assert int(back[1]) < 1000
+    assert "Training has collapsed by step 1000: its samples" in done.stdout
+    assert done.stderr.count("\n") == 1
+    assert "given up after 1 roll-back:" in done.stderr
+    assert "is kept" in done.stderr
+    best = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert best["step"] < 1000
+    assert_done(run("zoo.sample", f"--run_dir={tmp_path}", "--count=4"))

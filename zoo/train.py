@@ -122,7 +122,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             received = _run_loop(settings, data, model, examples, run, checkpoints, best)
         except TrainingFailure as error:
             print(
-                f"error: {error}; given up after {int(model.rollbacks.numpy())} roll-backs: "
+                f"error: {error}; given up after {_times(int(model.rollbacks.numpy()))}: "
                 f"{_kept(run, best)}; train with a lower --learning_rate or another --seed, in "
                 "another --run_dir or with --overwrite",
                 file=sys.stderr,
@@ -137,6 +137,10 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         print("Evaluating on the test split", flush=True)
         _report(run, _finish(settings, data, examples["test"], run, model, best))
     return 0
+
+
+def _times(number: int) -> str:
+    return f"{number} roll-back{'' if number == 1 else 's'}"
 
 
 def _kept(run: Run, best) -> str:
