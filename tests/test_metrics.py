@@ -6,10 +6,10 @@ import math
 import pathlib
 import random
 
+import commands
 import numpy as np
 import pytest
 
-from tests import commands
 from zoo import runtime
 
 tf = runtime.import_tensorflow()

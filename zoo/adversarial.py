@@ -118,7 +118,7 @@ class AdversarialModel(GenerativeModel):
     )  # fmt: skip
     reading = """
 | discriminator, generator | no need to fall: two players; steady is well, one at 0 is not |
-| real_accuracy, fake_accuracy | 0.6 to 0.95; both at 1: the generator learns nothing more; at 0.5: the discriminator cannot tell. Eval below train: it knows the training pictures by heart. (Critics of --loss=wasserstein have no zero: look at real_score - fake_score) |
+| real_accuracy, fake_accuracy | 0.5 to 0.95; both at 1: the generator learns nothing more; both at 0.5: the discriminator cannot tell, where an even game ends. Eval below train: it knows the training pictures by heart. (Critics of --loss=wasserstein have no zero: look at real_score - fake_score) |
 | *_gradient_norm | steady; growing without end comes before divergence |
 | samples/fd_* | Fréchet distance of samples to held-out pictures: falls; the best checkpoint has its lowest |
 | samples/diversity | distance between samples over that between real pictures: near 1; below 0.2 is called a collapse |
