@@ -280,10 +280,6 @@ class AdversarialModel(GenerativeModel):
         for average, value in pairs:
             average.assign(average + left * (value - average))
 
-    def evaluate_batch(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:
-        """[B] each: both objectives without penalties, scores (logits) and accuracies."""
-        return super().evaluate_batch(batch, noise)
-
     def sample_latents(
         self, seeds: tf.Tensor, labels: tf.Tensor | None = None, sampler: str = ""
     ) -> tf.Tensor:

@@ -3,7 +3,8 @@
 The nets are DCGAN's (Radford et al. 2016; see `zoo/models/dcgan.py` for recipe and deviations):
 `--conditioning=projection`, the default: BatchNorm of the class in the generator, and a
 discriminator that adds the inner product of its features with the class's embedding (Miyato &
-Koyama 2018, 1802.05637, section 3); ours has BatchNorm instead of spectral normalisation.
+Koyama 2018, 1802.05637, section 3); ours has BatchNorm instead of spectral normalisation, and an
+embedding of the class beside the latents too (Brock et al. 2019), without which it learns slowly.
 `concat`: the label beside the latents, and as channels of the picture (Mirza & Osindero 2014,
 1411.1784, section 3, for convolutions; their nets are dense).
 `auxiliary`: the discriminator also classifies (Odena et al. 2017, 1610.09585, section 3): real
