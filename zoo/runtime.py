@@ -39,10 +39,6 @@ def import_tensorflow():
     # An export verifies its work in a second process, which needs the GPU too.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     has_driver = os.path.exists(_NVIDIA_DRIVER)
-    if not has_driver:
-        # Operations that run beside each other give now and then other last bits, in the second
-        # derivatives of a gradient penalty; one after another they are the same every time.
-        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
     with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
         import tensorflow as tf
 
