@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # noqa: E4
 )
 
 from zoo import hooks, pictures  # noqa: E402
+from zoo.adversarial import JUDGED_AFTER  # noqa: E402
 from zoo.checkpoints import Best  # noqa: E402
 from zoo.data import glyphs  # noqa: E402
 from zoo.generative import interpolate, row_seeds, sample_images, to_uint8  # noqa: E402
@@ -82,6 +83,7 @@ def test_a_model_judged_by_its_samples_is_measured_by_them(tmp_path, monkeypatch
     """An untrained net draws grey: by its distance it would be the best so far, but it is none."""
     monkeypatch.setattr(hooks, "PERIODIC_SAMPLES", 70)
     model, data = build_conditional(), examples(100)
+    model.step.assign(JUDGED_AFTER)
     quality = SampleQuality(data["image"])
     best = Best(model.checkpoint(), tmp_path / "best")
     writer = tf.summary.create_file_writer(str(tmp_path))
