@@ -203,9 +203,13 @@ class AdversarialModel(GenerativeModel):
             "fake_accuracy": tf.cast(of_fake.logits < 0.0, tf.float32),
         }
         if training:
+            weights = {
+                "gradient_penalty": self.config.gradient_penalty,
+                "r1_penalty": self.config.r1,
+            }
             penalties = self._penalties(real, fake, labels, noise)
             for name, penalty in penalties.items():
-                paid += getattr(self.config, name.replace("r1_penalty", "r1")) * penalty
+                paid += weights[name] * penalty
             reports |= penalties
         return Losses(
             objectives={

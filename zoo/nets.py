@@ -146,10 +146,15 @@ def _generator_norm(num_classes: int) -> layers.Layer:
     return ConditionalBatchNormalization(num_classes) if num_classes else BatchNormalization()
 
 
-def _normalised(norm: layers.Layer, values, labels, training: bool) -> tf.Tensor:
+def _normalised(norm: layers.Layer | None, values, labels, training: bool) -> tf.Tensor:
+    """values by any of the norms, or as they are by None."""
+    if norm is None:
+        return values
     if isinstance(norm, ConditionalBatchNormalization):
         return norm(values, labels, training=training)
-    return norm(values, training=training)
+    if isinstance(norm, BatchNormalization):
+        return norm(values, training=training)
+    return norm(values)
 
 
 def discriminator_norm(kind: str) -> layers.Layer | None:
@@ -272,16 +277,10 @@ class ConvolutionalDiscriminator(layers.Layer):
             values = with_label_maps(values, labels, self.num_classes)
         for number, convolution in enumerate(self.convolutions):
             values = convolution(values)
-            if number and (norm := self.norms[number - 1]) is not None:
-                values = _discriminator_normalised(norm, values, training)
+            if number:
+                values = _normalised(self.norms[number - 1], values, labels, training)
             values = tf.nn.leaky_relu(values, 0.2)
         return self.head(tf.reshape(values, [-1, math.prod(values.shape[1:])]), labels)
-
-
-def _discriminator_normalised(norm: layers.Layer, values, training: bool) -> tf.Tensor:
-    if isinstance(norm, BatchNormalization):
-        return norm(values, training=training)
-    return norm(values)
 
 
 def with_label_maps(images: tf.Tensor, labels: tf.Tensor, num_classes: int) -> tf.Tensor:
@@ -312,8 +311,9 @@ class ResidualBlock(layers.Layer):
         super().__init__(**kwargs)
         self.units, self.resample, self.first = units, resample, first
         self.spectral_norm = spectral_norm
-        self.norms = [BatchNormalization() if norm == "batch" else discriminator_norm(norm)]
-        self.norms.append(BatchNormalization() if norm == "batch" else discriminator_norm(norm))
+        self.norms = [
+            BatchNormalization() if norm == "batch" else discriminator_norm(norm) for _ in range(2)
+        ]
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -342,11 +342,7 @@ class ResidualBlock(layers.Layer):
             zip(self.norms, self.convolutions, strict=True)
         ):
             if number or not self.first:
-                if isinstance(norm, BatchNormalization):
-                    values = norm(values, training=training)
-                elif norm is not None:
-                    values = norm(values)
-                values = tf.nn.relu(values)
+                values = tf.nn.relu(_normalised(norm, values, None, training))
             if self.resample == "up" and not number:
                 values = double(values, "nearest")
             values = convolution(values)
