@@ -193,6 +193,8 @@ def test_training_takes_the_models_defaults_and_flags():
     assert (told.run.batch_size, told.config["latent_dim"]) == (3, 5)
     assert told.run.run_dir == "runs/vae-a-b"
     assert training("--model=vae", "--run_dir=x").run.run_dir == "x"
+    own = training("--model=vae", "--dataset=folder:/home/me/my photos")
+    assert own.run.run_dir == "runs/vae-my-photos"
 
 
 def test_what_training_refuses():

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from zoo.data import paintings
+from zoo.data import brushes, paintings
 from zoo.errors import UsageError
 
 SHEET_SHA256 = "fa746e9ddbbe53091f379d862484372b0879743de184362c5a1bae72bcc9126a"
@@ -22,9 +22,9 @@ def sheet_sha256() -> str:
     # Too few pictures to show how NumPy's float32 functions differ between processors; these do.
     x = np.linspace(0.01, 30, 50_000, dtype=np.float32)
     for function in (np.sin, np.cos):
-        pictures.append(paintings._rounded(function, x))
-    pictures += [paintings._rounded(np.exp, -x), paintings._rounded(np.arctan2, x, 3 - x)]
-    pictures.append(paintings._rounded(np.power, x, 0.7))
+        pictures.append(brushes.rounded(function, x))
+    pictures += [brushes.rounded(np.exp, -x), brushes.rounded(np.arctan2, x, 3 - x)]
+    pictures.append(brushes.rounded(np.power, x, 0.7))
     return hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
 
 
@@ -121,22 +121,22 @@ def test_same_bytes_without_the_newer_instructions_of_this_processor():
 def test_noise_takes_the_same_numbers_at_every_size():
     after = []
     for size in (8, 64, 512):
-        random = paintings._Random(1)
-        paintings._noise(random, size, 8, 4)
+        random = brushes.Random(1)
+        brushes.noise(random, size, 8, 4)
         after.append(random.uniform())
     assert len(set(after)) == 1
 
 
 def test_noise_is_smooth_and_centred():
-    fields = np.stack([paintings._noise(paintings._Random(n), 64, 4) for n in range(50)])
+    fields = np.stack([brushes.noise(brushes.Random(n), 64, 4) for n in range(50)])
     assert abs(fields.mean()) < 0.05 and 0.2 < fields.std() < 0.8
     assert np.abs(np.diff(fields, axis=2)).mean() < 0.3 * fields.std()
 
 
 def test_enlarged_lattice_reproduces_planes():
     lattice = np.arange(8.0)[None, :] + 10 * np.arange(8.0)[:, None]
-    x, y = paintings._coordinates(20)
-    assert np.allclose(paintings._enlarged(lattice, 20), 5 * x + 1 + 10 * (5 * y + 1), atol=1e-4)
+    x, y = brushes.coordinates(20)
+    assert np.allclose(brushes.enlarged(lattice, 20), 5 * x + 1 + 10 * (5 * y + 1), atol=1e-4)
 
 
 def features(images: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from zoo.data import glyphs, paintings, source
+from zoo.data import brushes, glyphs, paintings, scenes, source
 from zoo.errors import UsageError
 
 
@@ -19,13 +19,15 @@ def cache_directory(tmp_path, monkeypatch):
 def few_examples(monkeypatch):
     monkeypatch.setattr(glyphs, "NUM_EXAMPLES", {"train": 120, "test": 30})
     monkeypatch.setattr(paintings, "NUM_EXAMPLES", {"train": 40, "test": 10})
+    monkeypatch.setattr(scenes, "NUM_EXAMPLES", {"train": 24, "test": 8})
 
 
 def test_names_have_summaries():
     names = source.names()
     assert names["glyphs"] == ("hand-drawn digits, ten classes, 28x28 grey, drawn by our own code.")
     assert names["paintings"].startswith("ten named styles")
-    assert not {"cache", "parallel", "pipeline", "source"} & names.keys()
+    assert names["scenes"].startswith("photo-like content pictures")
+    assert names.keys() == {"glyphs", "paintings", "scenes"}
 
 
 def test_listing_and_drawing_import_nothing_heavy():
@@ -34,7 +36,7 @@ import sys
 from zoo.data import source
 source.names()
 assert "numpy" not in sys.modules
-import zoo.data.glyphs, zoo.data.paintings, zoo.data.cache, zoo.data.parallel
+import zoo.data.glyphs, zoo.data.paintings, zoo.data.scenes, zoo.data.cache, zoo.data.parallel
 assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -54,7 +56,8 @@ def test_load_describes_without_drawing(cache_directory):
 
 
 @pytest.mark.parametrize(
-    ("name", "image_size"), (("glyphs", None), ("glyphs/hard", 20), ("paintings/waves", 32))
+    ("name", "image_size"),
+    (("glyphs", None), ("glyphs/hard", 20), ("paintings/waves", 32), ("scenes", 24)),
 )
 @pytest.mark.parametrize("split", ("train", "test"))
 def test_arrays_equal_the_examples(few_examples, name, image_size, split):
@@ -107,6 +110,18 @@ def test_changed_code_is_drawn_anew(few_examples, monkeypatch, tmp_path):
         changed.write_text(file.read() + "# changed\n")
     monkeypatch.setattr(glyphs, "__file__", str(changed))
     source.load("glyphs").arrays("test")
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("name", ("paintings", "scenes"))
+def test_changed_code_that_others_share_is_drawn_anew(few_examples, monkeypatch, tmp_path, name):
+    loaded = source.load(name, 16)
+    loaded.arrays("test")
+    changed = tmp_path / "brushes.py"
+    with open(brushes.__file__) as file:
+        changed.write_text(file.read() + "# changed\n")
+    monkeypatch.setattr(brushes, "__file__", str(changed))
+    loaded.arrays("test")
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 

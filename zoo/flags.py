@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from absl import flags
 
 import zoo.models
+from zoo.data import source
 from zoo.errors import UsageError, check_positive
 from zoo.models import Field, dataclass_fields
 
@@ -122,7 +123,7 @@ def parse_training(argv: Sequence[str]) -> Settings:
     run = {field.name: values[field.name] for field in run_fields()}
     run |= {key: value for key, value in defaults.items() if run[key] in (None, "")}
     if not run["run_dir"]:
-        run["run_dir"] = f"runs/{name}-{run['dataset'].replace('/', '-')}"
+        run["run_dir"] = f"runs/{name}-{source.short_name(run['dataset'])}"
     config = {field.name: values[field.name] for field in fields}
     return Settings(RunFlags(**run), config)
 

@@ -4,9 +4,8 @@ A picture is a function of (style, index, split, seed) alone. Everything random 
 before its size matters, in coordinates from 0 to 1 (x to the right, y down), so the same numbers
 give the same composition at 64 and at 1,024 pixels, and no picture depends on another.
 
-To get the same bytes on every machine, sine and its kin are computed in float64 and rounded to
-float32 (`_rounded`): NumPy's float32 versions of them differ from CPU to CPU. The outlines of
-`grid`, `strokes` and `planes` are Pillow's.
+The same bytes on every machine: see `brushes`; the outlines of `grid`, `strokes` and `planes` are
+Pillow's.
 
 Shapes: inside this module pictures are planar, float32 [3, S, S] in [0, 1] with S = image_size or a
 multiple of it that is averaged down; fields are [S, S]; colours [3]; palettes [n, 3].
@@ -14,11 +13,11 @@ multiple of it that is averaged down; fields are [S, S]; colours [3]; palettes [
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from zoo.data import brushes
 from zoo.errors import UsageError
 
 DEFAULT_SIZE = 64
@@ -52,7 +51,7 @@ def paint(
     if style not in CLASS_NAMES:
         raise UsageError(f"style is {style!r}; expected one of {', '.join(CLASS_NAMES)}")
     _check(index, split, image_size)
-    random = _Random(seed & _UINT64, _SPLIT_IDS[split], CLASS_NAMES.index(style), int(index))
+    random = brushes.Random(seed & _UINT64, _SPLIT_IDS[split], CLASS_NAMES.index(style), int(index))
     picture = _STYLES[style](random, image_size)
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
 
@@ -112,202 +111,6 @@ def _check(index: int, split: str, image_size: int) -> None:
         raise UsageError(f"picture {index} does not exist; indices start at 0")
 
 
-# ---- random numbers
-
-
-class _Random:
-    """The stream of one picture; only `Generator.random`, whose numbers NumPy keeps for good."""
-
-    def __init__(self, *key: int):
-        self._random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * self._random()
-
-    def uniforms(self, low: float, high: float, *shape: int) -> np.ndarray:
-        return np.float32(low) + np.float32(high - low) * self._random(shape).astype(np.float32)
-
-    def normal(self) -> float:
-        """About N(0, 1): the sum of four uniforms, never further out than 3.5."""
-        return (float(self._random(4).sum()) - 2) * math.sqrt(3)
-
-    def normals(self, *shape: int) -> np.ndarray:
-        return ((self._random((4, *shape)).sum(0) - 2) * math.sqrt(3)).astype(np.float32)
-
-    def integer(self, low: int, high: int) -> int:
-        """One of low, ..., high - 1."""
-        return int(low + self._random() * (high - low))
-
-    def choice(self, options: Sequence[Any] | np.ndarray) -> Any:
-        return options[self.integer(0, len(options))]
-
-    def permutation(self, count: int) -> np.ndarray:
-        return np.argsort(self._random(count))
-
-    def chance(self, probability: float) -> bool:
-        return self._random() < probability
-
-
-# ---- fields: functions of the place, [S, S] or broadcast to it
-
-
-def _rounded(function: np.ufunc, *arguments: np.ndarray | float) -> np.ndarray:
-    return function(*(np.asarray(a, np.float64) for a in arguments)).astype(np.float32)
-
-
-def _coordinates(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel centres: x [1, S] and y [S, 1] in (0, 1)."""
-    centres = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
-    return centres[None, :], centres[:, None]
-
-
-def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.sqrt(x * x + y * y)
-
-
-def _smooth_step(low: float, high: float, x: np.ndarray) -> np.ndarray:
-    t = np.clip((x - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def _bump(x: np.ndarray) -> np.ndarray:
-    return _rounded(np.exp, -x * x)
-
-
-def _noise(random: _Random, size: int, frequency: int, octaves: int = 3) -> np.ndarray:
-    """Smooth noise [S, S], about -1 to 1: lattices of random heights, `frequency` cells across.
-
-    Octaves finer than a pixel are drawn from the stream, to leave it the same at every size, but
-    not added.
-    """
-    total = np.zeros((size, size), np.float32)
-    amplitudes = 0.5 ** np.arange(octaves, dtype=np.float32)
-    for octave, amplitude in enumerate(amplitudes):
-        cells = frequency * 2**octave
-        lattice = random.uniforms(-1, 1, cells + 3, cells + 3)
-        if cells <= size:
-            total += _enlarged(amplitude * lattice, size)
-    return total * np.float32(1.6 / amplitudes.sum())
-
-
-def _enlarged(lattice: np.ndarray, size: int) -> np.ndarray:
-    """[n + 3, n + 3] -> [S, S]: Catmull-Rom splines through the lattice, n cells of it.
-
-    By hand: the last bits of a matrix product and of Pillow's resize depend on the CPU.
-    """
-    cells = len(lattice) - 3
-    place = _coordinates(size)[0][0] * cells
-    first = place.astype(int)
-    u = place - first.astype(np.float32)
-    taps = (
-        ((-0.5 * u + 1) * u - 0.5) * u,
-        (1.5 * u - 2.5) * u * u + 1,
-        ((-1.5 * u + 2) * u + 0.5) * u,
-        (0.5 * u - 0.5) * u * u,
-    )
-    wide = sum(tap * lattice.take(first + k, axis=1) for k, tap in enumerate(taps))
-    return sum(tap[:, None] * wide.take(first + k, axis=0) for k, tap in enumerate(taps))
-
-
-def _ridge(
-    random: _Random, size: int, frequency: int, octaves: int, gain: float = 0.5
-) -> np.ndarray:
-    """A skyline [S]: one-dimensional noise of several octaves."""
-    x = _coordinates(size)[0][0]
-    heights = np.zeros(size, np.float32)
-    for octave in range(octaves):
-        cells = frequency * 2**octave
-        lattice = random.uniforms(-1, 1, cells + 3)
-        place = x * cells
-        cell = place.astype(int)
-        t = _smooth_step(0, 1, place - cell)
-        heights += np.float32(gain**octave) * (lattice[cell] * (1 - t) + lattice[cell + 1] * t)
-    return heights
-
-
-# ---- colour
-
-
-def _colours(text: str) -> np.ndarray:
-    """ "264653 e9c46a" -> float32 [2, 3]."""
-    return np.array([list(bytes.fromhex(code)) for code in text.split()], np.float32) / 255
-
-
-_PALETTES = tuple(
-    _colours(text)
-    for text in (
-        "264653 2a9d8f e9c46a f4a261 e76f51",
-        "003049 d62828 f77f00 fcbf49 eae2b7",
-        "0d3b66 faf0ca f4d35e ee964b f95738",
-        "1d3557 457b9d a8dadc f1faee e63946",
-        "5f0f40 9a031e fb8b24 e36414 0f4c5c",
-        "335c67 fff3b0 e09f3e 9e2a2b 540b0e",
-        "006d77 83c5be edf6f9 ffddd2 e29578",
-        "22223b 4a4e69 9a8c98 c9ada7 f2e9e4",
-        "10002b 5a189a 9d4edd e0aaff ffc8dd",
-        "132a13 31572c 4f772d 90a955 ecf39e",
-        "03045e 0077b6 00b4d8 90e0ef fdf0d5",
-        "2d00f7 8900f2 e500a4 f20089 ffd60a",
-        "001219 0a9396 e9d8a6 ee9b00 ae2012",
-        "250902 640d14 ad2831 f3d5b5 f5efe6",
-        "0b132b 1c2541 3a506b 5bc0be f7f7ff",
-        "463f3a 8a817c bcb8b1 f4f3ee e0afa0",
-        "390099 9e0059 ff0054 ff5400 ffbd00",
-        "386641 6a994e a7c957 f2e8cf bc4749",
-    )
-)
-
-
-def _planar(colour: np.ndarray) -> np.ndarray:
-    """A colour [3] as [3, 1, 1], which broadcasts over a picture; pictures stay as they are."""
-    return colour[:, None, None] if colour.ndim == 1 else colour
-
-
-def _mix(under: np.ndarray, over: np.ndarray, amount: np.ndarray | float) -> np.ndarray:
-    """Lays `over` on `under` where amount is 1; each is a picture or a colour."""
-    under, over = _planar(under), _planar(over)
-    return under + (over - under) * amount
-
-
-def _ramp(colours: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Colours along a piecewise linear scale: t [S, S] in [0, 1] -> [3, S, S]."""
-    t = np.clip(t, 0, 1) * (len(colours) - 1)
-    step = np.minimum(t.astype(int), len(colours) - 2)
-    steps = np.diff(colours, axis=0)
-    return colours.T.take(step, axis=1) + steps.T.take(step, axis=1) * (t - step)
-
-
-def _luminance(colours: np.ndarray) -> np.ndarray:
-    red, green, blue = np.moveaxis(colours, -1, 0)
-    return np.float32(0.3) * red + np.float32(0.59) * green + np.float32(0.11) * blue
-
-
-def _vary(
-    colours: np.ndarray, random: _Random, hue: float, saturation: float, value: float
-) -> np.ndarray:
-    """Varies each row of colours [n, 3]: turns its hue, and scales its saturation and lightness."""
-    count = len(colours)
-    turn = hue * random.normals(count)[:, None]
-    grey = _luminance(colours)[:, None]
-    chroma = colours - grey
-    across = (chroma[:, [2, 0, 1]] - chroma[:, [1, 2, 0]]) * np.float32(1 / math.sqrt(3))
-    chroma = chroma * _rounded(np.cos, turn) + across * _rounded(np.sin, turn)
-    grey = grey + value * random.normals(count)[:, None]
-    return np.clip(
-        grey + chroma * (1 + saturation * random.uniforms(-0.3, 1, count))[:, None], 0, 1
-    )
-
-
-def _average(picture: np.ndarray, factor: int) -> np.ndarray:
-    """[..., S * factor, S * factor] -> [..., S, S]."""
-    corners = [
-        picture[..., row::factor, column::factor]
-        for row in range(factor)
-        for column in range(factor)
-    ]
-    return np.asarray(sum(corners)) / np.float32(factor * factor)
-
-
 # ---- Pillow
 
 
@@ -335,106 +138,61 @@ def _to_pillow(picture: np.ndarray, size: int) -> Image.Image:
 
 _SCENE_SIZE = 64
 _SKIES = (
-    _colours("1d3461 1f7a8c bfdbf7"),
-    _colours("3d348b f18701 f7b801"),
-    _colours("0b132b 3a506b 5bc0be"),
-    _colours("6d597a e56b6f eaac8b"),
-    _colours("4ea8de 90e0ef fefae0"),
-    _colours("240046 9d4edd ff9e00"),
-)
-_GROUNDS = (
-    _colours("283618 606c38 dda15e"),
-    _colours("1b4332 40916c b7e4c7"),
-    _colours("7f5539 e6b800 ffe66d"),
-    _colours("03045e 0077b6 90e0ef"),
-    _colours("582f0e a68a64 c2c5aa"),
+    brushes.colours("1d3461 1f7a8c bfdbf7"),
+    brushes.colours("3d348b f18701 f7b801"),
+    brushes.colours("0b132b 3a506b 5bc0be"),
+    brushes.colours("6d597a e56b6f eaac8b"),
+    brushes.colours("4ea8de 90e0ef fefae0"),
+    brushes.colours("240046 9d4edd ff9e00"),
 )
 
 
-def _scene(random: _Random) -> np.ndarray:
+def _scene(random: brushes.Random) -> np.ndarray:
     """Sky, sun and ground with one motif: trees, the sun's path on water, flowers or a house."""
     size = _SCENE_SIZE
-    x, y = _coordinates(size)
+    x, y = brushes.coordinates(size)
     motif = random.integer(0, 4)
     horizon = random.uniform(0.35, 0.65)
-    sky, ground = random.choice(_SKIES), random.choice(_GROUNDS)
-    skyline = horizon + 0.08 * _ridge(random, size, 3, 3)[None, :]
-    sky = _ramp(sky, y / np.maximum(skyline, 0.1) + 0.08 * _noise(random, size, 4, 2))
+    sky, ground = random.choice(_SKIES), random.choice(brushes.GROUNDS)
+    skyline = horizon + 0.08 * brushes.ridge(random, size, 3, 3)[None, :]
+    sky = brushes.ramp(sky, y / np.maximum(skyline, 0.1) + 0.08 * brushes.noise(random, size, 4, 2))
     depth = np.clip((y - skyline) / (1 - skyline), 0, 1)
-    ground = _ramp(ground, depth + 0.25 * _noise(random, size, 6, 2))
-    below = _smooth_step(-0.01, 0.01, y - skyline)
-    picture = _mix(sky, ground, below)
+    ground = brushes.ramp(ground, depth + 0.25 * brushes.noise(random, size, 6, 2))
+    below = brushes.smooth_step(-0.01, 0.01, y - skyline)
+    picture = brushes.mix(sky, ground, below)
 
     sun_x, sun_y = random.uniform(0.15, 0.85), random.uniform(0.1, horizon - 0.05)
     radius = random.uniform(0.06, 0.13)
-    from_sun = _length(x - sun_x, y - sun_y)
-    sun = random.choice(_colours("fff3b0 ffd166 fefae0 ff7b00"))
-    picture = _mix(picture, sun, 0.55 * _bump(from_sun / (2.2 * radius)) * (1 - below))
-    disc = 1 - _smooth_step(radius * 0.9, radius * 1.1, from_sun)
-    picture = _mix(picture, sun, disc * (1 - below))
+    from_sun = brushes.length(x - sun_x, y - sun_y)
+    sun = random.choice(brushes.colours("fff3b0 ffd166 fefae0 ff7b00"))
+    picture = brushes.mix(
+        picture, sun, 0.55 * brushes.bump(from_sun / (2.2 * radius)) * (1 - below)
+    )
+    disc = 1 - brushes.smooth_step(radius * 0.9, radius * 1.1, from_sun)
+    picture = brushes.mix(picture, sun, disc * (1 - below))
 
     if motif == 0:
-        picture = _plant_trees(picture, random, horizon)
+        picture = brushes.plant_trees(picture, random, horizon)
     elif motif == 1:
-        path = _bump((x - sun_x) / (0.03 + 0.25 * np.clip(y - skyline, 0, 1)))
-        glitter = np.float32(0.35) + np.float32(0.5) * (_noise(random, size, 16, 1) > 0)
-        picture = _mix(picture, sun, path * (y > skyline) * glitter)
+        path = brushes.bump((x - sun_x) / (0.03 + 0.25 * np.clip(y - skyline, 0, 1)))
+        glitter = np.float32(0.35) + np.float32(0.5) * (brushes.noise(random, size, 16, 1) > 0)
+        picture = brushes.mix(picture, sun, path * (y > skyline) * glitter)
     elif motif == 2:
-        picture = _plant_flowers(picture, random, horizon)
+        picture = brushes.plant_flowers(picture, random, horizon)
     else:
-        picture = _build_house(picture, random, horizon)
+        picture = brushes.build_house(picture, random, horizon)
     return np.clip(picture, 0, 1)
-
-
-def _plant_trees(picture: np.ndarray, random: _Random, horizon: float) -> np.ndarray:
-    x, y = _coordinates(_SCENE_SIZE)
-    greens = _colours("081c15 1b4332 588157")
-    for _ in range(random.integer(1, 5)):
-        trunk, foot = random.uniform(0.05, 0.95), random.uniform(horizon, 0.95)
-        width, height = random.uniform(0.04, 0.12), random.uniform(0.25, 0.55)
-        down = np.clip((y - foot + height) / height, 0, 1)  # 0 at the top, 1 at the foot
-        half = width * _rounded(np.power, down, 0.7) * (1 - 0.25 * down**2 * down**2 * down**2)
-        tree = 1 - _smooth_step(0.8, 1.1, np.abs(x - trunk) / np.maximum(half, 1e-3))
-        tree = tree * (y < foot) * (y > foot - height)
-        leaves = _ramp(greens, 0.5 + 0.5 * _noise(random, _SCENE_SIZE, 12, 1))
-        picture = _mix(picture, leaves, tree)
-    return picture
-
-
-def _plant_flowers(picture: np.ndarray, random: _Random, horizon: float) -> np.ndarray:
-    x, y = _coordinates(_SCENE_SIZE)
-    petals = _colours("e63946 ffd166 ffffff c77dff ff70a6")
-    for _ in range(random.integer(20, 40)):
-        nearness = random.uniform() ** 0.7
-        centre_x, centre_y = random.uniform(), horizon + 0.05 + nearness * (0.95 - horizon)
-        distance = _length(x - centre_x, y - centre_y) / (0.012 + 0.035 * nearness)
-        picture = _mix(picture, random.choice(petals), 1 - _smooth_step(0.7, 1.2, distance))
-    return picture
-
-
-def _build_house(picture: np.ndarray, random: _Random, horizon: float) -> np.ndarray:
-    x, y = _coordinates(_SCENE_SIZE)
-    left, width = random.uniform(0.15, 0.65), random.uniform(0.16, 0.28)
-    height = random.uniform(0.14, 0.24)
-    foot = horizon + random.uniform(0.1, 0.2)
-    wall = random.choice(_colours("fefae0 f2cc8f e9edc9"))
-    roof = random.choice(_colours("9a031e bc4749 3d405b"))
-    front = (x > left) & (x < left + width) & (y > foot - height) & (y < foot)
-    picture = _mix(picture, wall, front * np.float32(0.95))
-    down = (y - (foot - height * 1.7)) / (height * 0.7)  # 0 at the ridge, 1 at the eaves
-    gable = (down > 0) & (down < 1) & (np.abs(x - left - width / 2) < down * width * 0.62)
-    return _mix(picture, roof, gable.astype(np.float32))
 
 
 # ---- the ten styles: (random, size) -> float32 [3, S, S]
 
 
-def _grid(random: _Random, size: int) -> np.ndarray:
+def _grid(random: brushes.Random, size: int) -> np.ndarray:
     """De Stijl, after Mondrian: a sheet split again and again, black bars, few primary colours."""
     factor = 4 if size <= 64 else 2
     side = size * factor
-    image, pen = _canvas(side, random.choice(_colours("f4f1e8 f7f5ee efe9d9")))
-    primaries = _colours("d7261e 1f4fa3 f6c915 d7261e 1f4fa3 f6c915 161616 c9c5ba")
+    image, pen = _canvas(side, random.choice(brushes.colours("f4f1e8 f7f5ee efe9d9")))
+    primaries = brushes.colours("d7261e 1f4fa3 f6c915 d7261e 1f4fa3 f6c915 161616 c9c5ba")
     bar = random.uniform(0.018, 0.038)
     boxes = _split_sheet(random)
     share = random.uniform(0.3, 0.5)
@@ -455,7 +213,7 @@ def _grid(random: _Random, size: int) -> np.ndarray:
     return _from_pillow(image, factor)
 
 
-def _split_sheet(random: _Random) -> list[tuple[float, float, float, float]]:
+def _split_sheet(random: brushes.Random) -> list[tuple[float, float, float, float]]:
     """Boxes (left, top, right, bottom) that tile the unit square, split along the longer side."""
     depth = random.integer(3, 5)
     pending, done = [(0.0, 0.0, 1.0, 1.0, 0)], []
@@ -478,23 +236,23 @@ def _split_sheet(random: _Random) -> list[tuple[float, float, float, float]]:
     return done
 
 
-def _circles(random: _Random, size: int) -> np.ndarray:
+def _circles(random: brushes.Random, size: int) -> np.ndarray:
     """After Kandinsky's colour study: squares with concentric circles, drawn by a loose hand."""
     factor = 2
     side = size * factor
     columns = random.choice((2, 3, 3, 4))
     rows = columns if random.chance(0.6) else max(2, columns - 1)
     cells, rings = rows * columns, 5
-    palette = np.concatenate([random.choice(_PALETTES), random.choice(_PALETTES)])
+    palette = np.concatenate([random.choice(brushes.PALETTES), random.choice(brushes.PALETTES)])
     colours = np.stack(
         [palette[random.permutation(len(palette))[: rings + 1]] for _ in range(cells)]
     )
     colours = np.clip(colours + 0.05 * random.normals(*colours.shape), 0, 1)
 
     wobble = random.uniform(0.02, 0.09)
-    x, y = _coordinates(side)
-    x = (x + wobble / columns * _noise(random, side, 4 * columns, 2)) * columns
-    y = (y + wobble / columns * _noise(random, side, 4 * columns, 2)) * rows
+    x, y = brushes.coordinates(side)
+    x = (x + wobble / columns * brushes.noise(random, side, 4 * columns, 2)) * columns
+    y = (y + wobble / columns * brushes.noise(random, side, 4 * columns, 2)) * rows
     column = np.clip(x.astype(int), 0, columns - 1)
     row = np.clip(y.astype(int), 0, rows - 1)
     cell = row * columns + column
@@ -503,22 +261,26 @@ def _circles(random: _Random, size: int) -> np.ndarray:
     radius = random.uniforms(0.40, 0.5, cells)
     off_x = x - column.astype(np.float32) - centre_x[cell]
     off_y = y - row.astype(np.float32) - centre_y[cell]
-    distance = _length(off_x, off_y) / radius[cell]
+    distance = brushes.length(off_x, off_y) / radius[cell]
 
     edges = np.sort(random.uniforms(0.08, 1, cells, rings), axis=1)
     even = (np.arange(rings, dtype=np.float32) + 1) / np.float32(rings)
     edges = np.float32(0.5) * (edges + even)
     ring = sum((distance > edges[:, number][cell]).astype(int) for number in range(rings))
     picture = colours.reshape(-1, 3).T.take(cell * (rings + 1) + ring, axis=1)
-    return _average(picture * (1 + 0.06 * _noise(random, side, 20, 1)), factor)
+    return brushes.average(picture * (1 + 0.06 * brushes.noise(random, side, 20, 1)), factor)
 
 
-def _colorfield(random: _Random, size: int) -> np.ndarray:
+def _colorfield(random: brushes.Random, size: int) -> np.ndarray:
     """Colour field, after Rothko: two to four soft-edged bands that float on a ground."""
-    x, y = _coordinates(size)
-    palette = random.choice(_PALETTES)[random.permutation(5)]
+    x, y = brushes.coordinates(size)
+    palette = random.choice(brushes.PALETTES)[random.permutation(5)]
     count = random.choice((2, 2, 3, 3, 4))
-    picture = _planar(palette[0]) * np.float32(0.85) * (1 + 0.06 * _noise(random, size, 3, 3))
+    picture = (
+        brushes.planar(palette[0])
+        * np.float32(0.85)
+        * (1 + 0.06 * brushes.noise(random, size, 3, 3))
+    )
     cuts = np.cumsum([0.0, *random.uniforms(0.6, 1.6, count).tolist()])
     cuts /= cuts[-1]
     margin, gap = random.uniform(0.05, 0.1), random.uniform(0.02, 0.05)
@@ -528,19 +290,21 @@ def _colorfield(random: _Random, size: int) -> np.ndarray:
         bottom = float(margin + cuts[band + 1] * (1 - 2 * margin) - gap / 2)
         left = margin + random.uniform(-0.02, 0.03)
         right = 1 - margin + random.uniform(-0.03, 0.02)
-        fray = 0.02 * _noise(random, size, 8, 3)
-        inside = _smooth_step(-soft, soft, x - left + fray)
-        inside = inside * _smooth_step(-soft, soft, right - x + fray)
-        inside = inside * _smooth_step(-soft, soft, y - top + fray)
-        inside = inside * _smooth_step(-soft, soft, bottom - y + fray)
-        texture = 0.10 * _noise(random, size, 3, 4) + 0.05 * _noise(random, size, 24, 1)
-        paint_layer = _planar(palette[1 + band]) * (1 + texture) + 0.06 * (y - 0.5)
-        cover = inside * np.clip(0.86 + 0.1 * _noise(random, size, 5, 2), 0, 1)
-        picture = _mix(picture, np.clip(paint_layer, 0, 1), cover)
+        fray = 0.02 * brushes.noise(random, size, 8, 3)
+        inside = brushes.smooth_step(-soft, soft, x - left + fray)
+        inside = inside * brushes.smooth_step(-soft, soft, right - x + fray)
+        inside = inside * brushes.smooth_step(-soft, soft, y - top + fray)
+        inside = inside * brushes.smooth_step(-soft, soft, bottom - y + fray)
+        texture = 0.10 * brushes.noise(random, size, 3, 4) + 0.05 * brushes.noise(
+            random, size, 24, 1
+        )
+        paint_layer = brushes.planar(palette[1 + band]) * (1 + texture) + 0.06 * (y - 0.5)
+        cover = inside * np.clip(0.86 + 0.1 * brushes.noise(random, size, 5, 2), 0, 1)
+        picture = brushes.mix(picture, np.clip(paint_layer, 0, 1), cover)
     return picture
 
 
-def _dots(random: _Random, size: int) -> np.ndarray:
+def _dots(random: brushes.Random, size: int) -> np.ndarray:
     """Pointillism, after Seurat: a landscape in dots whose colours vary around what is there."""
     factor = 2
     side = size * factor
@@ -556,9 +320,9 @@ def _dots(random: _Random, size: int) -> np.ndarray:
     seen = _SCENE_SIZE / cells
     at_x = np.clip((place_x * seen).astype(int), 0, _SCENE_SIZE - 1)
     at_y = np.clip((place_y * seen).astype(int), 0, _SCENE_SIZE - 1)
-    colours = _vary(scene[:, at_y, at_x].reshape(3, -1).T, random, 0.45, 0.9, 0.07)
+    colours = brushes.vary(scene[:, at_y, at_x].reshape(3, -1).T, random, 0.45, 0.9, 0.07)
 
-    x, y = (v * np.float32(cells) for v in _coordinates(side))
+    x, y = (v * np.float32(cells) for v in brushes.coordinates(side))
     column, row = x[0].astype(int) + 2, y[:, 0].astype(int) + 2
     numbers = np.arange(across * across).reshape(across, across)
     topmost = np.full((side, side), -1, np.float32)
@@ -574,7 +338,7 @@ def _dots(random: _Random, size: int) -> np.ndarray:
             np.copyto(dot, _spread(numbers, rows, columns), where=covers)
     ground = np.clip(_from_pillow(_to_pillow(scene, side)) * 0.75 + 0.2, 0, 1)
     picture = np.where(dot >= 0, colours.T.take(np.maximum(dot, 0), axis=1), ground)
-    return _average(picture, factor)
+    return brushes.average(picture, factor)
 
 
 def _spread(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -582,21 +346,21 @@ def _spread(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
     return values.take(rows, axis=0).take(columns, axis=1)
 
 
-def _strokes(random: _Random, size: int) -> np.ndarray:
+def _strokes(random: brushes.Random, size: int) -> np.ndarray:
     """Post-impressionism, after Van Gogh: a landscape in short strokes along a swirling flow."""
     factor, count = 2, 520
     side = size * factor
     scene = _scene(random)
     swirls = random.chance(0.6)
-    angle = _noise(random, _SCENE_SIZE, 2, 2)
+    angle = brushes.noise(random, _SCENE_SIZE, 2, 2)
     angle = angle * random.uniform(1.0, 3.0)
-    x, y = _coordinates(_SCENE_SIZE)
+    x, y = brushes.coordinates(_SCENE_SIZE)
     if swirls:
         for _ in range(random.integer(1, 4)):
             off_x, off_y = x - random.uniform(), y - random.uniform(0, 0.7)
-            around = _rounded(np.arctan2, off_y, off_x) + np.float32(math.pi / 2)
+            around = brushes.rounded(np.arctan2, off_y, off_x) + np.float32(math.pi / 2)
             reach = math.sqrt(random.uniform(0.03, 0.12))
-            angle = angle + around * _bump(_length(off_x, off_y) / reach)
+            angle = angle + around * brushes.bump(brushes.length(off_x, off_y) / reach)
 
     centre_x, centre_y = random.uniforms(-0.03, 1.03, count), random.uniforms(-0.03, 1.03, count)
     late = np.arange(count, dtype=np.float32) / count  # strokes grow finer as the picture grows
@@ -606,9 +370,9 @@ def _strokes(random: _Random, size: int) -> np.ndarray:
     at_x = np.clip((centre_x * _SCENE_SIZE).astype(int), 0, _SCENE_SIZE - 1)
     at_y = np.clip((centre_y * _SCENE_SIZE).astype(int), 0, _SCENE_SIZE - 1)
     direction = angle[at_y, at_x] + 0.2 * random.normals(count)
-    colours = _vary(scene[:, at_y, at_x].T, random, 0.3, 0.6, 0.09)
-    along_x = _rounded(np.cos, direction) * length / 2
-    along_y = _rounded(np.sin, direction) * length / 2
+    colours = brushes.vary(scene[:, at_y, at_x].T, random, 0.3, 0.6, 0.09)
+    along_x = brushes.rounded(np.cos, direction) * length / 2
+    along_y = brushes.rounded(np.sin, direction) * length / 2
     bend = random.uniforms(-0.3, 0.3, count)
     corners = [
         (centre_x - along_x, centre_y - along_y),
@@ -625,7 +389,7 @@ def _strokes(random: _Random, size: int) -> np.ndarray:
     return _from_pillow(image, factor)
 
 
-def _waves(random: _Random, size: int) -> np.ndarray:
+def _waves(random: brushes.Random, size: int) -> np.ndarray:
     """Op art, after Riley and Vasarely: two colours in waves, stripes, petals or chequers."""
     factor = 3 if size <= 64 else 2
     kind = random.integer(0, 4)
@@ -639,71 +403,75 @@ def _waves(random: _Random, size: int) -> np.ndarray:
         on = _bulging_chequers(random, u, v, frequency * 0.55)
     else:
         phase = (_wavy_stripes, _bulging_stripes, _petals)[kind](random, u, v, frequency)
-        on = _rounded(np.sin, 2 * math.pi * phase) > random.uniform(-0.25, 0.25)
-    on = _average(on.astype(np.float32), factor)
+        on = brushes.rounded(np.sin, 2 * math.pi * phase) > random.uniform(-0.25, 0.25)
+    on = brushes.average(on.astype(np.float32), factor)
 
     if random.chance(0.45):
-        back, front = _colours("111114 f5f3ec")
+        back, front = brushes.colours("111114 f5f3ec")
     else:
-        palette = random.choice(_PALETTES)
-        by_light = palette[np.argsort(_luminance(palette))]
+        palette = random.choice(brushes.PALETTES)
+        by_light = palette[np.argsort(brushes.luminance(palette))]
         back, front = by_light[random.integer(0, 2)], by_light[random.integer(3, 5)]
     if random.chance(0.35):
         u, v = _turned(size, angle)
-        back = _ramp(random.choice(_PALETTES)[:3] * np.float32(0.75), (u + 0.7) / 1.4)
-    return _mix(back, front, on)
+        back = brushes.ramp(random.choice(brushes.PALETTES)[:3] * np.float32(0.75), (u + 0.7) / 1.4)
+    return brushes.mix(back, front, on)
 
 
 def _turned(side: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates [S, S] about the middle of the picture, turned by an angle."""
-    x, y = (v - np.float32(0.5) for v in _coordinates(side))
+    x, y = (v - np.float32(0.5) for v in brushes.coordinates(side))
     cos, sin = math.cos(angle), math.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
-def _wavy_stripes(random: _Random, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
+def _wavy_stripes(
+    random: brushes.Random, u: np.ndarray, v: np.ndarray, frequency: float
+) -> np.ndarray:
     height = random.uniform(0.03, 0.08)
     slow = v * random.uniform(1.0, 2.2) + random.uniform()
     ripple = random.uniform(0.01, 0.03)
     fast = v * 3 + random.uniform()
-    wave = height * _rounded(np.sin, 2 * math.pi * slow) + ripple * _rounded(
+    wave = height * brushes.rounded(np.sin, 2 * math.pi * slow) + ripple * brushes.rounded(
         np.sin, 2 * math.pi * fast
     )
     return frequency * (u + wave)
 
 
-def _bulging_stripes(random: _Random, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
+def _bulging_stripes(
+    random: brushes.Random, u: np.ndarray, v: np.ndarray, frequency: float
+) -> np.ndarray:
     phase = frequency * u
     for _ in range(random.integer(1, 3)):
         off_u, off_v = u - random.uniform(-0.3, 0.3), v - random.uniform(-0.3, 0.3)
         width = random.uniform(0.12, 0.3)
         push = random.choice((-1, 1)) * random.uniform(1.5, 3.2) * 0.45
-        phase = phase + push * off_u / width * _bump(_length(off_u, off_v) / width)
+        phase = phase + push * off_u / width * brushes.bump(brushes.length(off_u, off_v) / width)
     return phase
 
 
-def _petals(random: _Random, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
+def _petals(random: brushes.Random, u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
     off_u, off_v = u - random.uniform(-0.2, 0.2), v - random.uniform(-0.2, 0.2)
-    distance = _length(off_u, off_v)
+    distance = brushes.length(off_u, off_v)
     depth, count = random.uniform(0.1, 0.5), random.integer(2, 7)
-    around = _rounded(np.arctan2, off_v, off_u) * count + distance * random.uniform(0, 8)
-    return distance * (frequency * 1.1) + depth * _rounded(np.sin, around)
+    around = brushes.rounded(np.arctan2, off_v, off_u) * count + distance * random.uniform(0, 8)
+    return distance * (frequency * 1.1) + depth * brushes.rounded(np.sin, around)
 
 
 def _bulging_chequers(
-    random: _Random, u: np.ndarray, v: np.ndarray, frequency: float
+    random: brushes.Random, u: np.ndarray, v: np.ndarray, frequency: float
 ) -> np.ndarray:
     centre_u, centre_v = random.uniform(-0.15, 0.15), random.uniform(-0.15, 0.15)
     off_u, off_v = u - centre_u, v - centre_v
     width = random.uniform(0.2, 0.4)
-    shrink = 1 - random.uniform(0.3, 0.55) * _bump(_length(off_u, off_v) / width)
+    shrink = 1 - random.uniform(0.3, 0.55) * brushes.bump(brushes.length(off_u, off_v) / width)
     squares = frequency * 1.6
     column = np.floor((centre_u + off_u * shrink) * squares)
     row = np.floor((centre_v + off_v * shrink) * squares)
     return (column + row) % 2 > 0
 
 
-def _marble(random: _Random, size: int) -> np.ndarray:
+def _marble(random: brushes.Random, size: int) -> np.ndarray:
     """Paper marbling, by its mathematics (Lu, Jaffer and others): ink drops, tines, a wave.
 
     A drop of radius r pushes what lies at distance d from its centre out to sqrt(d^2 + r^2); a tine
@@ -712,7 +480,7 @@ def _marble(random: _Random, size: int) -> np.ndarray:
     """
     factor = 2
     side = size * factor
-    palette = random.choice(_PALETTES)
+    palette = random.choice(brushes.PALETTES)
     num_drops = random.integer(14, 26)
     inks = palette[random.permutation(5)]  # the first is the bath
     drops: list[tuple[float, float, float, int]] = []  # x, y, radius, ink
@@ -728,13 +496,13 @@ def _marble(random: _Random, size: int) -> np.ndarray:
         place = random.uniform(), random.uniform(), random.uniform(0, 2 * math.pi)
         tines.append((*place, random.uniform(0.08, 0.3), random.uniform(0.03, 0.1)))
 
-    x, y = (np.broadcast_to(v, (side, side)) for v in _coordinates(side))
+    x, y = (np.broadcast_to(v, (side, side)) for v in brushes.coordinates(side))
     if random.chance(0.5):
         angle, height = random.uniform(0, math.pi), random.uniform(0.02, 0.06)
         frequency, phase = random.uniform(1.5, 4.0), random.uniform()
         cos, sin = math.cos(angle), math.sin(angle)
         turns = (cos * y - sin * x) * frequency + phase
-        pull = height * _rounded(np.sin, 2 * math.pi * turns)
+        pull = height * brushes.rounded(np.sin, 2 * math.pi * turns)
         x, y = x - cos * pull, y - sin * pull
     for centre_x, centre_y, angle, amount, sharpness in reversed(tines):
         cos, sin = math.cos(angle), math.sin(angle)
@@ -750,70 +518,76 @@ def _marble(random: _Random, size: int) -> np.ndarray:
         ink[inside & (ink == 0)] = number
         back = np.sqrt(np.maximum(1 - (radius * radius) / squared, 0))
         x, y = centre_x + off_x * back, centre_y + off_y * back
-    return _average(inks.T.take(ink, axis=1), factor)
+    return brushes.average(inks.T.take(ink, axis=1), factor)
 
 
-def _hills(random: _Random, size: int) -> np.ndarray:
+def _hills(random: brushes.Random, size: int) -> np.ndarray:
     """Layered ridges that fade into the distance, after ink landscapes and screen prints."""
     factor = 2 if size <= 128 else 1
     side = size * factor
-    x, y = _coordinates(side)
+    x, y = brushes.coordinates(side)
     count = random.integer(3, 7)
     sky = random.choice(
         (
-            _colours("355c7d 6c5b7b f67280 f8b195"),
-            _colours("0b1d3a 274c77 6096ba e7ecef"),
-            _colours("48cae4 90e0ef caf0f8 fefae0"),
-            _colours("8338ec ff006e fb5607 ffbe0b"),
-            _colours("2b2d42 8d99ae edf2f4 ffe5d9"),
-            _colours("f4a261 e9c46a f1faee fefae0"),
+            brushes.colours("355c7d 6c5b7b f67280 f8b195"),
+            brushes.colours("0b1d3a 274c77 6096ba e7ecef"),
+            brushes.colours("48cae4 90e0ef caf0f8 fefae0"),
+            brushes.colours("8338ec ff006e fb5607 ffbe0b"),
+            brushes.colours("2b2d42 8d99ae edf2f4 ffe5d9"),
+            brushes.colours("f4a261 e9c46a f1faee fefae0"),
         )
     )
     haze = sky[-1]
     horizon = random.uniform(0.3, 0.5)
-    picture = _ramp(sky, y / (horizon + 0.25) + 0.02 * _noise(random, side, 3, 2))
+    picture = brushes.ramp(sky, y / (horizon + 0.25) + 0.02 * brushes.noise(random, side, 3, 2))
 
     sun_x, sun_y = random.uniform(0.15, 0.85), random.uniform(0.1, horizon)
     radius = random.uniform(0.05, 0.12)
-    from_sun = _length(x - sun_x, y - sun_y)
-    sun = random.choice(_colours("fff8e7 ffe066 ff9f1c ffffff"))
-    picture = _mix(picture, sun, 0.45 * _bump(from_sun / (2.5 * radius)))
+    from_sun = brushes.length(x - sun_x, y - sun_y)
+    sun = random.choice(brushes.colours("fff8e7 ffe066 ff9f1c ffffff"))
+    picture = brushes.mix(picture, sun, 0.45 * brushes.bump(from_sun / (2.5 * radius)))
     edge = 1.5 / side
-    picture = _mix(picture, sun, 1 - _smooth_step(radius - edge, radius + edge, from_sun))
+    picture = brushes.mix(
+        picture, sun, 1 - brushes.smooth_step(radius - edge, radius + edge, from_sun)
+    )
 
-    near = random.choice(_colours("0b132b 132a13 240046 2b2d42 10002b 3d0c11 04151f"))
+    near = random.choice(brushes.colours("0b132b 132a13 240046 2b2d42 10002b 3d0c11 04151f"))
     far = haze * np.float32(0.72) + near * np.float32(0.12)
     rough = 0.35 + 0.25 * random.uniform(0.2, 0.75)
     for layer in range(count):
         nearness = (layer + 1) / count
         level = horizon + (1.02 - horizon) * (layer + 0.1) / count
         relief = 0.12 - 0.05 * nearness
-        top = level + relief * _ridge(random, side, random.integer(2, 5), 6, rough)[None, :]
+        top = level + relief * brushes.ridge(random, side, random.integer(2, 5), 6, rough)[None, :]
         below = y - top
         mist = 0.10 * (1 - nearness) * np.clip(below / 0.25, 0, 1)
-        colour = _mix(far, near, nearness**1.1) + _planar(haze) * mist
-        picture = _mix(picture, np.clip(colour, 0, 1), _smooth_step(-1 / side, 1 / side, below))
+        colour = brushes.mix(far, near, nearness**1.1) + brushes.planar(haze) * mist
+        picture = brushes.mix(
+            picture, np.clip(colour, 0, 1), brushes.smooth_step(-1 / side, 1 / side, below)
+        )
 
     if random.chance(0.35):
         shore = int(random.uniform(0.72, 0.85) * side)
         rows = np.arange(shore, side)
         ripple = 0.006 * side * np.sin(218 * rows / side)
         mirrored = np.clip(2 * shore - rows - ripple.astype(int), 0, side - 1)
-        reflection = picture[:, mirrored] * np.float32(0.72) + _planar(sky[1]) * np.float32(0.1)
+        reflection = picture[:, mirrored] * np.float32(0.72) + brushes.planar(sky[1]) * np.float32(
+            0.1
+        )
         picture = np.concatenate([picture[:, :shore], reflection], axis=1)
-    return _average(picture, factor)
+    return brushes.average(picture, factor)
 
 
-def _glass(random: _Random, size: int) -> np.ndarray:
+def _glass(random: brushes.Random, size: int) -> np.ndarray:
     """Stained glass: panes (cells of a Voronoi diagram) in lead, lit from one side."""
     factor = 2
     side = size * factor
     cells = random.integer(4, 8)
     across = cells + 4  # two more panes beyond each edge
-    x, y = _coordinates(side)
+    x, y = brushes.coordinates(side)
     warp = random.uniform(0.0, 0.05)
-    x = (x + warp * _noise(random, side, 4, 1)) * np.float32(cells)
-    y = (y + warp * _noise(random, side, 4, 1)) * np.float32(cells)
+    x = (x + warp * brushes.noise(random, side, 4, 1)) * np.float32(cells)
+    y = (y + warp * brushes.noise(random, side, 4, 1)) * np.float32(cells)
     lattice = np.arange(across, dtype=np.float32) - 2
     seed_x = (lattice[None, :] + random.uniforms(0.08, 0.92, across, across)).ravel()
     seed_y = (lattice[:, None] + random.uniforms(0.08, 0.92, across, across)).ravel()
@@ -833,37 +607,39 @@ def _glass(random: _Random, size: int) -> np.ndarray:
             second = np.minimum(second, np.maximum(first, squared))
             first = np.minimum(first, squared)
 
-    palette = random.choice(_PALETTES)
-    jewels = _colours("c1121f 003f88 ffb703 2a9d8f 7b2cbf f77f00 a7c957 0096c7")
+    palette = random.choice(brushes.PALETTES)
+    jewels = brushes.colours("c1121f 003f88 ffb703 2a9d8f 7b2cbf f77f00 a7c957 0096c7")
     if random.chance(0.5):
         palette = jewels
     else:
         palette = np.concatenate([palette, jewels[random.permutation(8)[:2]]])
     light_x, light_y = random.uniform(0.2, 0.8) * cells, random.uniform(0.1, 0.6) * cells
-    light = 1.25 - 0.8 / cells * _length(x - light_x, y - light_y)
+    light = 1.25 - 0.8 / cells * brushes.length(x - light_x, y - light_y)
     choice = (random.uniforms(0, 1, across * across) * len(palette)).astype(int)
     colours = palette[np.minimum(choice, len(palette) - 1)]
     colours = np.clip(colours + 0.07 * random.normals(across * across, 3), 0, 1)
     if random.chance(0.3):  # a rose in the middle of the light
-        rose = _length(seed_x - light_x, seed_y - light_y) < 0.3 * cells
-        colours[rose] = palette[0] * np.float32(0.5) + _colours("ffd166")[0] * np.float32(0.5)
-    grain = 1 + 0.08 * _noise(random, side, 16, 1)
+        rose = brushes.length(seed_x - light_x, seed_y - light_y) < 0.3 * cells
+        colours[rose] = palette[0] * np.float32(0.5) + brushes.colours("ffd166")[0] * np.float32(
+            0.5
+        )
+    grain = 1 + 0.08 * brushes.noise(random, side, 16, 1)
     picture = colours.T.take(nearest, axis=1) * (light * grain)
-    pane_edge = _smooth_step(0.05, 0.08, np.sqrt(second) - np.sqrt(first))
-    return _average(_mix(_colours("0c0c10")[0], picture, pane_edge), factor)
+    pane_edge = brushes.smooth_step(0.05, 0.08, np.sqrt(second) - np.sqrt(first))
+    return brushes.average(brushes.mix(brushes.colours("0c0c10")[0], picture, pane_edge), factor)
 
 
-def _planes(random: _Random, size: int) -> np.ndarray:
+def _planes(random: brushes.Random, size: int) -> np.ndarray:
     """Suprematism, after Malevich: flat quads, lines, discs and triangles along two axes."""
     factor = 4 if size <= 64 else 2
     side = size * factor
-    image, pen = _canvas(side, random.choice(_colours("f2ead8 ece4d3 f5f0e6 e8dcc4")))
+    image, pen = _canvas(side, random.choice(brushes.colours("f2ead8 ece4d3 f5f0e6 e8dcc4")))
     colours = random.choice(
         (
-            _colours("111111 c1121f 1d3557 e9b44c c1121f"),
-            _colours("111111 e63946 2a9d8f f4a261 264653"),
-            _colours("1b1b1e 373f51 d8973c a4243b 0f5257"),
-            _colours("0d0d0d d00000 ffba08 3f88c5 136f63"),
+            brushes.colours("111111 c1121f 1d3557 e9b44c c1121f"),
+            brushes.colours("111111 e63946 2a9d8f f4a261 264653"),
+            brushes.colours("1b1b1e 373f51 d8973c a4243b 0f5257"),
+            brushes.colours("0d0d0d d00000 ffba08 3f88c5 136f63"),
         )
     )
     axis = random.uniform(-0.7, 0.7)
@@ -903,7 +679,7 @@ def _planes(random: _Random, size: int) -> np.ndarray:
     return _from_pillow(image, factor)
 
 
-_STYLES: dict[str, Callable[[_Random, int], np.ndarray]] = {
+_STYLES: dict[str, Callable[[brushes.Random, int], np.ndarray]] = {
     "grid": _grid,
     "circles": _circles,
     "colorfield": _colorfield,

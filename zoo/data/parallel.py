@@ -31,6 +31,7 @@ def draw_in_parallel(
     *,
     image_size: int,
     processes: int | None = None,
+    examples_per_task: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -42,8 +43,10 @@ def draw_in_parallel(
       image_size: height and width.
       processes: how many; as many as there are processors by default. 1, or too few examples to
         share out, starts none.
+      examples_per_task: how many to draw at a time; as many as suit our own data sets by default.
       on_progress: called in this thread with (number of examples done, N), often.
-      **options: further keyword arguments of `draw`; they are pickled.
+      **options: further keyword arguments of `draw`; they are pickled, once a
+        process.
 
     Returns:
       images [N, H, W, C] and labels [N], in the order of indices.
@@ -53,7 +56,9 @@ def draw_in_parallel(
     """
     indices = np.asarray(indices, np.int64)
     total = len(indices)
-    step = max(1, min(_MAX_EXAMPLES_PER_TASK, _PIXELS_PER_TASK // max(1, image_size) ** 2))
+    step = examples_per_task or max(
+        1, min(_MAX_EXAMPLES_PER_TASK, _PIXELS_PER_TASK // max(1, image_size) ** 2)
+    )
     tasks = [indices[start : start + step] for start in range(0, total, step)]
     processes = min(processes or os.cpu_count() or 1, len(tasks) // 2)
     job = (module_name, {"image_size": image_size, **options})
@@ -90,14 +95,27 @@ def _drawn_by_pool(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The result of each task, in order."""
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_watch_parent)
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, job)
     try:
         with _interrupts_held_back(), _main_module_hidden():
-            futures = [pool.submit(_draw_task, *job, task) for task in tasks]
+            futures = [pool.submit(_draw_in_worker, task) for task in tasks]
         for future in futures:
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+_job: tuple[str, dict[str, Any]]  # of a worker, for all its tasks
+
+
+def _start_worker(*job: Any) -> None:
+    global _job
+    _job = job
+    _watch_parent()
+
+
+def _draw_in_worker(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _draw_task(*_job, indices)
 
 
 def _watch_parent() -> None:

@@ -2,7 +2,8 @@
 
 Position p of the run (step · batch size + row) is example shuffle_e(p mod n) of epoch e = p // n;
 the permutation is computed per index, so any step is reached at once, with no shuffle buffer to
-save. Images stay uint8: the model converts them on its device.
+save. Images stay uint8: the model converts them on its device. Arrays whose names begin with
+"style" are a second collection, in an order of their own.
 """
 
 import numpy as np
@@ -21,10 +22,10 @@ def batches(
 ) -> tf.data.Dataset:
     """Endless dataset of {"image": [B, H, W, C] uint8, "label": [B] int32} from start_step on.
 
+    examples: by name, of one length, and of another those whose names begin with "style";
     batch_size is global; with a distribution context each element is one replica's share, and
     the shares of all replicas together are the batch that one replica would have seen.
     """
-    count = len(examples["image"])
     pipelines = context.num_input_pipelines if context else 1
     replicas = context.num_replicas_in_sync if context else 1
     first_replica = context.input_pipeline_id * (replicas // pipelines) if context else 0
@@ -39,8 +40,10 @@ def batches(
     def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
         step, replica = number // per_pipeline, first_replica + number % per_pipeline
         positions = step * batch_size + replica * share + tf.range(share, dtype=tf.int64)
-        indices = shuffled(positions, count, seed)
-        return {name: tf.gather(values, indices) for name, values in tensors.items()}
+        return {
+            name: tf.gather(values, shuffled(positions, values.shape[0], seed, _order(name)))
+            for name, values in tensors.items()
+        }
 
     numbers = tf.data.Dataset.range(start_step * per_pipeline, _NEVER)
     # Drawing a batch costs less than handing it between threads: one worker of its own, no tuning.
@@ -51,11 +54,18 @@ def batches(
     return numbers.map(load).prefetch(4).with_options(options)
 
 
-def shuffled(positions: tf.Tensor, count: int, seed: int) -> tf.Tensor:
-    """positions [B] int64 of an endless run -> indices [B] int32, each epoch a permutation."""
+def _order(name: str) -> int:
+    return 0x5A01 if name.startswith("style") else 0x5A00
+
+
+def shuffled(positions: tf.Tensor, count: int, seed: int, order: int = 0x5A00) -> tf.Tensor:
+    """positions [B] int64 of an endless run -> indices [B] int32, each epoch a permutation.
+
+    order: a number that tells apart the orders of several collections of one run.
+    """
     epoch = tf.cast(positions // count, tf.int32)
     size = tf.size(positions)
-    key = tf.stack([tf.fill([size], seed), epoch, tf.fill([size], 0x5A00)], axis=1)
+    key = tf.stack([tf.fill([size], seed), epoch, tf.fill([size], order)], axis=1)
     # The public tf.random.experimental.index_shuffle pads batched seeds wrongly.
     return tf.raw_ops.RandomIndexShuffle(
         index=tf.cast(positions % count, tf.int32), seed=key, max_index=count - 1, rounds=4

@@ -3,19 +3,27 @@
 A module of this package that defines `NUM_EXAMPLES` is a data set; the module's name is its name,
 and the first line of its docstring its summary. Beside that it defines `draw`, `class_names`,
 `DEFAULT_SIZE`, `MIN_SIZE`, `MAX_SIZE`, `CHANNELS` and `VARIANTS`; "name/variant" names a variant.
+"folder:PATH" is a folder of the user's own pictures: see `zoo.data.folder`.
 """
 
 import dataclasses
 import hashlib
 import importlib
+import inspect
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, unknown
 
 if TYPE_CHECKING:  # names() is for --help: it must not wait for NumPy
     import numpy as np
+
+
+FOLDER = "folder:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +77,8 @@ class Source:
             )
             return {"image": images, "label": labels}
 
-        # The hash of the code that draws: no cache is ever older than that.
-        code = hashlib.sha256(Path(self._module().__file__).read_bytes()).hexdigest()[:12]
-        name = f"{self.name.replace('/', '-')}-{self.image_shape[0]}px-{split}-{count}"
-        return cache.cached(f"{name}-seed{self.seed}-{code}", draw)
+        name = f"{short_name(self.name)}-{self.image_shape[0]}px-{split}-{count}"
+        return cache.cached(f"{name}-seed{self.seed}-{code_hash(self._module())}", draw)
 
     def _count(self, split: str) -> int:
         if split not in self.num_examples:
@@ -91,6 +97,33 @@ class Source:
         }
 
 
+def code_hash(module: ModuleType) -> str:
+    """12 hexadecimal digits for the code that draws: no cache is ever older than that.
+
+    Of the module's file and of those of `zoo` that it imports as modules, `brushes` for one.
+    """
+    used = [
+        value
+        for value in vars(module).values()
+        if inspect.ismodule(value) and value.__name__.startswith("zoo.")
+    ]
+    used.sort(key=lambda value: value.__name__)
+    texts = [Path(str(used.__file__)).read_bytes() for used in [module, *used]]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+
+
+def path_of(name: str) -> Path:
+    """The absolute path of "folder:PATH"."""
+    return Path(os.path.abspath(os.path.expanduser(name.removeprefix(FOLDER))))
+
+
+def short_name(name: str) -> str:
+    """A data set's name as part of a file name: "glyphs-hard"; of a folder, its own name."""
+    if name.startswith(FOLDER):
+        name = path_of(name).name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "folder"
+
+
 def names() -> dict[str, str]:
     """Name -> one-line summary of every data set, read from the files without importing them."""
     texts = {path.stem: path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))}
@@ -104,12 +137,16 @@ def names() -> dict[str, str]:
 def load(name: str, image_size: int | None = None, seed: int = 0) -> Source:
     """The data set `name`, at `image_size` or at its own default; nothing is drawn yet.
 
-    Raises UsageError with the nearest names for an unknown data set or variant, and for a size at
-    which the data set cannot be drawn.
+    Raises UsageError with the nearest names for an unknown data set or variant, for a size at which
+    the data set cannot be drawn, and for a folder without pictures. A folder has no use for a seed.
     """
+    if name.startswith(FOLDER):
+        from zoo.data import folder
+
+        return folder.load(name, image_size)
     base, slash, variant = name.partition("/")
     if base not in names():
-        raise unknown("data set", base, names())
+        raise unknown("data set", base, names(), f"; or {FOLDER}PATH for your own pictures")
     module = importlib.import_module(f"zoo.data.{base}")
     if variant not in module.VARIANTS or (slash and not variant):
         known = [f"{base}/{known}" if known else base for known in module.VARIANTS]
