@@ -294,7 +294,7 @@ def test_the_averaged_generator_follows_statistics_included(name, decay):
     assert_same(values(model.average_generator.variables), values(model.generator.variables))
     for step in range(5):
         model.train_step(batch_of())
-        kept = min(decay, 1 - 1 / (step + 1))
+        kept = min(decay, (1 + step) / (10 + step))
         for average, value in zip(expected, values(model.generator.variables), strict=True):
             average *= kept
             average += (1 - kept) * value

@@ -277,9 +277,9 @@ class AdversarialModel(GenerativeModel):
         return {name: tf.reduce_mean(value) for name, value in values.items()}
 
     def _follow_generator(self) -> None:
-        # Near the start the average is of the few steps that there are.
+        # Near the start the average is short, as the generator still moves far.
         step = tf.cast(self.step.read_value(), tf.float32)
-        left = tf.maximum(1.0 - self.config.ema_decay, 1.0 / (step + 1.0))
+        left = tf.maximum(1.0 - self.config.ema_decay, 9.0 / (step + 10.0))
         pairs = zip(self.average_generator.variables, self.generator.variables, strict=True)
         for average, value in pairs:
             average.assign(average + left * (value - average))
