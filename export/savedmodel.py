@@ -21,13 +21,14 @@ from zoo.generative import GenerativeModel
 
 TOLERANCE = 1e-5
 _BATCHES = (1, 3, 16)
+_PICTURE_SIZE = (37, 30)
 _VERIFY = pathlib.Path(__file__).with_name("verify.py")
 
 
 def write(model: GenerativeModel, directory: pathlib.Path) -> pathlib.Path:
     """Writes directory/<next version>, verified, under its name only when it is right.
 
-    `serving_default` is the endpoint `sample`. Returns the version's path. RuntimeError if the
+    `serving_default` is the model's first endpoint. Returns the version's path. RuntimeError if the
     artifact does not agree with the model: then nothing is left behind.
     """
     try:
@@ -55,7 +56,8 @@ def write(model: GenerativeModel, directory: pathlib.Path) -> pathlib.Path:
 def _write_archive(model: GenerativeModel, endpoints: dict, path: pathlib.Path) -> None:
     archive = keras.export.ExportArchive()
     archive.track(model)
-    for name, function in {**endpoints, "serving_default": endpoints["sample"]}.items():
+    default = next(iter(endpoints.values()))
+    for name, function in {**endpoints, "serving_default": default}.items():
         archive.add_endpoint(name, function)
     archive.write_out(str(path), verbose=False)
 
@@ -81,7 +83,9 @@ def _requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
 def _example(
     spec: tf.TensorSpec, batch: int, generator: np.random.Generator, num_classes: int
 ) -> np.ndarray:
-    shape = [batch, *spec.shape[1:]]
+    # A picture of any size: no multiple of what a net halves by.
+    sizes = iter(_PICTURE_SIZE)
+    shape = [batch, *(next(sizes) if size is None else size for size in spec.shape[1:])]
     if spec.dtype.is_integer:
         below = num_classes if spec.name == "label" else 1000
         return (generator.random(shape) * below).astype(spec.dtype.as_numpy_dtype)

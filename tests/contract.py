@@ -1,10 +1,13 @@
 """What every model must pass, at its TINY config; a new model needs nothing here."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
+import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,36 +22,56 @@ from export import savedmodel  # noqa: E402
 from zoo.checkpoints import Checkpoints  # noqa: E402
 from zoo.data import glyphs, pipeline  # noqa: E402
 from zoo.errors import UsageError  # noqa: E402
-from zoo.generative import Noise, row_seeds, sample_images  # noqa: E402
+from zoo.generative import GenerativeModel, Noise, row_seeds, sample_images  # noqa: E402
 from zoo.loop import Loop  # noqa: E402
 
 SIZE = 8
 BATCH = 6
-TOTAL = 6
+BLOCKS = (1, 1, 4)
+TOTAL = sum(BLOCKS)
 
 pytestmark = pytest.mark.parametrize("name", zoo.models.names())
 
 
-def examples(count: int = 40) -> dict[str, np.ndarray]:
+def examples(channels: int = 1, count: int = 40) -> dict[str, np.ndarray]:
+    """Every key that any model reads; the style pictures are as many as the others, or fewer."""
     images, labels = glyphs.draw(range(count), image_size=SIZE)
-    return {"image": images, "label": labels}
+    images = images.repeat(channels, axis=-1)
+    styles = images[::-1].transpose(0, 2, 1, 3)
+    return {"image": images, "label": labels, "style": styles, "style_label": labels[::-1]}
 
 
-def build(name: str, *, num_classes: int = 10, total_steps: int = TOTAL, channels: int = 1):
+def build(
+    name: str, *, num_classes: int = 10, total_steps: int = TOTAL, channels: int | None = None
+):
     module = zoo.models.load(name)
     keras.utils.set_random_seed(7)
-    return module.build(
+    model = module.build(
         module.TINY,
-        image_shape=(SIZE, SIZE, channels),
+        image_shape=(SIZE, SIZE, channels or channels_of(name)),
         num_classes=num_classes,
         total_steps=total_steps,
         seed=7,
     )
+    model.prepare()
+    return model
+
+
+@functools.cache
+def channels_of(name: str) -> int:
+    """1, or 3 for a model that refuses grey pictures in one clear line."""
+    try:
+        build(name, channels=1)
+    except UsageError as error:
+        assert re.search(r"colour pictures, these have 1 channel: .*--", str(error))
+        return 3
+    return 1
 
 
 def make_loop(model, *, batch_size: int = BATCH, total_steps: int = TOTAL, **options) -> Loop:
-    data = examples()
+    data = examples(model.image_shape[-1])
     data["label"] %= max(model.num_classes, 1)
+    data["style_label"] %= max(model.num_classes, 1)
     return Loop(
         model,
         lambda step, context: pipeline.batches(
@@ -61,6 +84,22 @@ def make_loop(model, *, batch_size: int = BATCH, total_steps: int = TOTAL, **opt
 
 def state(model) -> list[np.ndarray]:
     return [variable.numpy() for variable in model.state()]
+
+
+class Trained(NamedTuple):
+    model: GenerativeModel
+    scalars: list[dict[str, float]]
+    """Of each block."""
+    state: list[np.ndarray]
+
+
+@functools.cache
+def trained(name: str) -> Trained:
+    """A model after its first TOTAL steps, done in BLOCKS; to be read only."""
+    model = build(name)
+    loop = make_loop(model)
+    scalars = [loop.run_block(steps).scalars for steps in BLOCKS]
+    return Trained(model, scalars, state(model))
 
 
 def assert_equal_states(first: list[np.ndarray], second: list[np.ndarray]) -> None:
@@ -77,8 +116,59 @@ def let_rest(model, objective: str) -> None:
             model.optimizers[other].build(variables)
 
 
-def batch_of(count: int) -> dict[str, tf.Tensor]:
-    return {name: tf.constant(values) for name, values in examples(count).items()}
+def batch_of(model, count: int) -> dict[str, tf.Tensor]:
+    data = examples(model.image_shape[-1], count)
+    return {name: tf.constant(values) for name, values in data.items()}
+
+
+REPLICAS = """
+import pathlib, sys, traceback, numpy as np, tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+from zoo import runtime
+runtime.import_tensorflow()
+import contract
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+out = pathlib.Path(sys.argv[2])
+for name in sys.argv[3:]:
+    try:
+        with strategy.scope():
+            model = contract.build(name)
+        loop = contract.make_loop(model, strategy=strategy)
+        blocks = [loop.run_block(steps).scalars for steps in contract.BLOCKS]
+        scalars = [list(block.values()) for block in blocks]
+        np.savez(out / f"{name}.npz", *contract.state(model), scalars=scalars)
+    except Exception:
+        (out / f"{name}.txt").write_text(traceback.format_exc())
+"""
+
+
+@pytest.fixture(scope="module")
+def on_two_replicas(tmp_path_factory):
+    """A directory: for each model what two replicas computed, or the error that they met.
+
+    Its test is the file's first: the last ones may be shared out among pytest's processes.
+    """
+    out = tmp_path_factory.mktemp("replicas")
+    here = str(pathlib.Path(__file__).parent)
+    command = [sys.executable, "-c", REPLICAS, here, str(out), *zoo.models.names()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+def test_two_replicas_equal_one(name, on_two_replicas):
+    """Models with batch statistics are in step when those are synchronised."""
+    error = on_two_replicas / f"{name}.txt"
+    assert not error.exists(), error.read_text()
+    one_replica = trained(name)
+    with np.load(on_two_replicas / f"{name}.npz") as arrays:
+        assert len(arrays) == len(one_replica.state) + 1
+        scalars = [list(block.values()) for block in one_replica.scalars]
+        np.testing.assert_allclose(scalars, arrays["scalars"], rtol=1e-5)
+        for index, one in enumerate(one_replica.state):
+            np.testing.assert_allclose(one, arrays[f"arr_{index}"], rtol=1e-4, atol=1e-6)
 
 
 def test_config_is_a_dataclass_whose_fields_all_have_help(name):
@@ -100,8 +190,9 @@ def test_state_holds_every_variable_once(name):
 
 
 def test_samples_are_images_and_follow_their_seed_alone(name):
-    model = build(name)
-    make_loop(model).train()
+    model = trained(name).model
+    if not model.draws:
+        pytest.skip("it draws nothing from seeds")
     seeds = row_seeds(3, 5)
     images = model.sample(tf.constant(seeds)).numpy()
     assert images.shape == (5, SIZE, SIZE, 1)
@@ -116,28 +207,12 @@ def test_samples_are_images_and_follow_their_seed_alone(name):
     many, few = sample_images(model, row_seeds(3, 70)), sample_images(model, row_seeds(3, 2))
     np.testing.assert_array_equal(many[:2], few)
     np.testing.assert_allclose(many[:5] / 255, images, atol=0.5 / 255 + 1e-5)
-
-
-def test_each_objective_moves_only_its_own_variables(name):
-    variables = build(name).objective_variables()
-    owned = [id(v) for group in variables.values() for v in group]
-    assert len(owned) == len(set(owned))
-    for objective in variables:
-        model = build(name)
-        before = {id(v): v.numpy() for v in model.trainable_variables}
-        let_rest(model, objective)
-        make_loop(model).run_block(2)
-        own = {id(v) for v in model.objective_variables()[objective]}
-        for variable in model.trainable_variables:
-            moved = (variable.numpy() != before[id(variable)]).any()
-            # A bias behind a batch normalisation has no gradient: own variables may rest.
-            assert not moved or id(variable) in own
-        assert any((v.numpy() != before[id(v)]).any() for v in model.trainable_variables)
+    assert_equal_states(trained(name).state, state(model))
 
 
 def test_scalars_are_the_declared_ones(name):
     model = build(name)
-    scalars = model.train_step(batch_of(BATCH * model.batches_per_step))
+    scalars = model.train_step(batch_of(model, BATCH * model.batches_per_step))
     assert set(scalars) == set(model.scalar_names)
     assert all(np.isfinite(value.numpy()) and value.shape == () for value in scalars.values())
     assert int(model.step.numpy()) == 1
@@ -145,17 +220,21 @@ def test_scalars_are_the_declared_ones(name):
 
 def test_losses_are_per_example_or_scalar(name):
     model = build(name)
-    losses = model.compute_losses(batch_of(5), Noise(0, tf.constant(0), 5), training=True)
+    losses = model.compute_losses(batch_of(model, 5), Noise(0, tf.constant(0), 5), training=True)
     assert set(losses.objectives) == set(model.objective_variables())
     for value in itertools.chain(losses.objectives.values(), losses.reports.values()):
         assert value.dtype == tf.float32
         assert tuple(value.shape) in ((5,), ())
 
 
-def test_each_objective_falls_on_one_repeated_batch_while_the_others_rest(name):
-    data = examples(BATCH)
-    for objective in build(name).objective_variables():
+def test_each_objective_alone_falls_on_one_repeated_batch_and_moves_its_own_variables(name):
+    data = examples(channels_of(name), BATCH)
+    variables = build(name).objective_variables()
+    owned = [id(v) for group in variables.values() for v in group]
+    assert len(owned) == len(set(owned))
+    for objective in variables:
         model = build(name, total_steps=150)
+        before = {id(v): v.numpy() for v in model.trainable_variables}
         let_rest(model, objective)
         loop = Loop(
             model,
@@ -163,44 +242,48 @@ def test_each_objective_falls_on_one_repeated_batch_while_the_others_rest(name):
             total_steps=150,
         )
         first = loop.run_block(5).scalars
+        own = {id(v) for v in model.objective_variables()[objective]}
+        moved = {id(v) for v in model.trainable_variables if (v.numpy() != before[id(v)]).any()}
+        # A bias behind a batch normalisation has no gradient: own variables may rest.
+        assert moved
+        assert moved <= own
         loop.run_block(140)
         last = loop.run_block(5).scalars
         assert last[objective] < first[objective]
 
 
-@pytest.mark.parametrize("blocks", [(1, 5), (3, 1, 2)])
-def test_blocks_do_not_change_the_weights(name, blocks):
-    whole = build(name)
-    make_loop(whole).run_block(6)
-    parted = build(name)
-    loop = make_loop(parted)
+@pytest.mark.parametrize("blocks", [(TOTAL,), (3, 1, 2)])
+def test_blocks_do_not_change_the_weights_and_share_one_trace(name, blocks):
+    model = build(name)
+    loop = make_loop(model)
     for steps in blocks:
         loop.run_block(steps)
-    assert_equal_states(state(whole), state(parted))
+    assert_equal_states(trained(name).state, state(model))
+    assert loop._block.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("stop_at", [1, 4])
-def test_resumed_equals_uninterrupted_bit_for_bit(name, stop_at, tmp_path):
-    whole = build(name)
-    make_loop(whole).train()
-    first = build(name)
-    make_loop(first).run_block(stop_at)
-    Checkpoints(first.checkpoint(), tmp_path).save(stop_at)
-    keras.utils.set_random_seed(99)  # the resumed model starts from other weights
-    second = build(name)
-    for variable in second.state():
-        variable.assign(tf.ones_like(variable))
-    assert Checkpoints(second.checkpoint(), tmp_path).restore()
-    assert_equal_states(state(first), state(second))
-    make_loop(second).train()
-    assert_equal_states(state(whole), state(second))
+def test_resumed_equals_uninterrupted_bit_for_bit(name, tmp_path):
+    model = build(name)
+    loop = make_loop(model)
+    stopped = {}
+    for stop_at, steps in ((1, 1), (4, 3)):
+        loop.run_block(steps)
+        Checkpoints(model.checkpoint(), tmp_path).save(stop_at)
+        stopped[stop_at] = state(model)
+    for stop_at, saved in stopped.items():
+        resumed = build(name)
+        for variable in resumed.state():
+            variable.assign(tf.ones_like(variable))
+        assert Checkpoints(resumed.checkpoint(), tmp_path).restore(up_to=stop_at)
+        assert_equal_states(saved, state(resumed))
+        make_loop(resumed).train()
+        assert_equal_states(trained(name).state, state(resumed))
 
 
 def test_fit_equals_the_loop_bit_for_bit(name):
-    looped, fitted = build(name), build(name)
-    make_loop(looped).train()
+    looped, fitted = trained(name).state, build(name)
     history = fitted.fit(
-        pipeline.batches(examples(), BATCH * fitted.batches_per_step, seed=7),
+        pipeline.batches(examples(channels_of(name)), BATCH * fitted.batches_per_step, seed=7),
         steps_per_epoch=3,
         epochs=2,
         verbose=0,
@@ -210,24 +293,24 @@ def test_fit_equals_the_loop_bit_for_bit(name):
     if getattr(fitted.config, "gradient_penalty", 0):
         # fit() now and then gives other last bits of a second derivative (experiments/LOG.md),
         # which Adam may turn into whole steps.
-        for one, other in zip(state(looped), state(fitted), strict=True):
+        for one, other in zip(looped, state(fitted), strict=True):
             np.testing.assert_allclose(one, other, atol=2 * TOTAL * fitted.config.learning_rate)
         return
-    assert_equal_states(state(looped), state(fitted))
+    assert_equal_states(looped, state(fitted))
 
 
 def test_keras_evaluate_reports_the_evaluation_measures(name):
-    model = build(name)
-    make_loop(model).run_block(2)
-    data = pipeline.batches(examples(), BATCH, seed=7).take(3)
+    model = trained(name).model
+    data = pipeline.batches(examples(channels_of(name)), BATCH, seed=7).take(3)
     report = model.evaluate(data, verbose=0, return_dict=True)
     assert set(report) == set(model.evaluation_names)
     measures = [
         model.evaluate_batch(batch, Noise(model.seed, tf.constant(number * BATCH), BATCH))
         for number, batch in enumerate(data)
     ]
-    for name, value in report.items():
-        assert value == pytest.approx(np.mean([batch[name] for batch in measures]), rel=1e-5)
+    for measure, value in report.items():
+        assert value == pytest.approx(np.mean([batch[measure] for batch in measures]), rel=1e-5)
+    assert_equal_states(trained(name).state, state(model))
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -238,44 +321,45 @@ def test_batches_of_one_and_odd_ones_train(name, batch_size):
 
 
 def build_or_refuse(name: str, **options):
-    """The model; None if it needs labels and refuses data that have none, in one clear line."""
-    conditional = build(name).conditional
-    if not (conditional and not options["num_classes"]):
+    """The model; None if it needs what these data lack, and refuses them in one clear line."""
+    usual = build(name)
+    if not usual.draws and not options["num_classes"]:
+        refusal = r"no style to learn: .*--"
+    elif usual.image_shape[-1] > options.get("channels", 3):
+        refusal = r"colour pictures, these have 1 channel: .*--"
+    elif usual.conditional and not options["num_classes"]:
+        refusal = r"learns from labels, and this data set has none: .*--"
+    else:
         return build(name, **options)
-    with pytest.raises(UsageError, match=r"learns from labels, and this data set has none: .*--"):
+    with pytest.raises(UsageError, match=refusal):
         build(name, **options)
     return None
 
 
-@pytest.mark.parametrize(("channels", "num_classes"), [(3, 10), (1, 0), (1, 1)])
-def test_colour_and_unlabelled_data_train(name, channels, num_classes):
+@pytest.mark.parametrize(("channels", "num_classes"), [(3, 1), (1, 0)])
+def test_colour_one_class_and_unlabelled_data_train(name, channels, num_classes):
     model = build_or_refuse(name, channels=channels, num_classes=num_classes)
     if model is None:
         return
-    data = {"image": examples()["image"].repeat(channels, axis=-1)}
+    data = examples(channels)
     if num_classes:
-        data["label"] = examples()["label"] % num_classes
+        data["label"] %= num_classes
+    else:
+        del data["label"]
     size = BATCH * model.batches_per_step
     loop = Loop(model, lambda step, context: pipeline.batches(data, size), total_steps=3)
     assert np.isfinite(list(loop.run_block(3).scalars.values())).all()
-    assert model.sample(tf.constant(row_seeds(0, 2))).shape == (2, SIZE, SIZE, channels)
-
-
-def test_one_trace_serves_all_blocks(name):
-    loop = make_loop(build(name))
-    for steps in (1, 2, 3):
-        loop.run_block(steps)
-    assert loop._block.experimental_get_tracing_count() == 1
+    if model.draws:
+        assert model.sample(tf.constant(row_seeds(0, 2))).shape == (2, SIZE, SIZE, channels)
 
 
 def test_xla_computes_the_same(name):
-    plain, compiled = build(name), build(name)
-    loops = make_loop(plain), make_loop(compiled, jit_compile=True)
+    loop = make_loop(build(name), jit_compile=True)
     # Adam divides by the gradient's size: rounding of a gradient near 0 moves its weight at once.
-    for tolerance in (1e-5, 1e-2):
-        one, other = (loop.run_block(1).scalars for loop in loops)
-        for scalar, value in one.items():
-            assert other[scalar] == pytest.approx(value, rel=tolerance), scalar
+    for plain, tolerance in zip(trained(name).scalars[:2], (1e-5, 1e-2), strict=True):
+        compiled = loop.run_block(1).scalars
+        for scalar, value in plain.items():
+            assert compiled[scalar] == pytest.approx(value, rel=tolerance), scalar
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(name):
@@ -283,18 +367,19 @@ def test_bfloat16_trains_and_keeps_float32_weights(name):
     try:
         model = build(name)
         block = make_loop(model).run_block(3)
-        images = model.sample(tf.constant(row_seeds(0, 2)))
+        sheets = model.sheets(batch_of(model, 40))
     finally:
         keras.config.set_dtype_policy("float32")
     assert np.isfinite(list(block.scalars.values())).all()
-    assert images.dtype == tf.float32
+    assert all(np.asarray(sheet.images).dtype == np.float32 for sheet in sheets.values())
     assert all(v.dtype == "float32" for v in model.trainable_variables)
 
 
 def test_sheets_are_images(name):
-    for sheet in build(name).sheets(batch_of(40)).values():
+    model = build(name)
+    for sheet in model.sheets(batch_of(model, 40)).values():
         images = np.asarray(sheet.images)
-        assert images.shape[1:] == (SIZE, SIZE, 1)
+        assert images.shape[1:] == model.image_shape
         assert images.min() >= 0
         assert images.max() <= 1
         assert sheet.columns > 0
@@ -309,38 +394,3 @@ def test_endpoints_reload_without_zoo_and_agree(name, num_classes, tmp_path):
     path = savedmodel.write(model, tmp_path)  # RuntimeError if they do not agree
     assert path == tmp_path / "1"
     assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
-
-
-REPLICAS = """
-import sys, numpy as np, tensorflow as tf
-cpus = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
-sys.path.insert(0, sys.argv[1])
-from zoo import runtime
-runtime.import_tensorflow()
-import contract
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    model = contract.build(sys.argv[2])
-loop = contract.make_loop(model, strategy=strategy)
-scalars = loop.run_block(contract.TOTAL).scalars
-values = [variable.numpy() for variable in model.state()]
-np.savez(sys.argv[3], *values, scalars=[scalars[name] for name in model.scalar_names])
-"""
-
-
-def test_two_replicas_equal_one(name, tmp_path):
-    """Models with batch statistics are in step when those are synchronised."""
-    out = tmp_path / "state.npz"
-    here = str(pathlib.Path(__file__).parent)
-    command = [sys.executable, "-c", REPLICAS, here, name, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    model = build(name)
-    scalars = make_loop(model).run_block(TOTAL).scalars
-    with np.load(out) as arrays:
-        np.testing.assert_allclose(
-            [scalars[key] for key in model.scalar_names], arrays["scalars"], rtol=1e-5
-        )
-        for index, one in enumerate(state(model)):
-            np.testing.assert_allclose(one, arrays[f"arr_{index}"], rtol=1e-4, atol=1e-6)

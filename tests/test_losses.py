@@ -18,6 +18,10 @@ def grey(shape=(3, 4, 4, 1)):
     return RANDOM.random(shape).astype(np.float32)
 
 
+def random_array(*shape):
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
 def eight_bit(shape=(3, 4, 4, 3)):
     return (RANDOM.integers(0, 256, shape) / 255).astype(np.float32)
 
@@ -347,3 +351,98 @@ def test_r1_penalty_is_half_the_squared_slope_at_each_real_example():
     np.testing.assert_allclose(curved, ((values * real) ** 2).sum((1, 2, 3)) / 2, rtol=1e-5)
     expected = (values * real**2).sum(0)
     np.testing.assert_allclose(tape.gradient(curved, weights), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gram_matrix_is_the_mean_product_of_channels():
+    features = random_array(2, 3, 4, 5)
+    expected = np.einsum("bhwc,bhwd->bcd", features, features) / 12
+    np.testing.assert_allclose(losses.gram_matrix(tf.constant(features)), expected, rtol=1e-5)
+
+
+def test_gram_loss_is_relative_to_the_style():
+    features, style = random_array(2, 3, 4, 5), random_array(1, 6, 2, 5)
+    ours = np.einsum("bhwc,bhwd->bcd", features, features) / 12
+    theirs = np.einsum("bhwc,bhwd->bcd", style, style) / 12
+    expected = ((ours - theirs) ** 2).sum((1, 2)) / (theirs**2).sum()
+    found = losses.gram_loss(tf.constant(features), tf.constant(style))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    nothing = losses.gram_loss(tf.zeros([1, 3, 4, 5]), tf.constant(style))
+    np.testing.assert_allclose(nothing, [1.0], rtol=1e-5)
+
+
+def test_gram_loss_knows_no_places():
+    features = random_array(1, 4, 4, 3)
+    moved = features.reshape(1, 16, 3)[:, np.random.default_rng(0).permutation(16)]
+    found = losses.gram_loss(tf.constant(features), tf.constant(moved.reshape(1, 4, 4, 3)))
+    np.testing.assert_allclose(found, [0.0], atol=1e-9)
+
+
+def test_content_loss_is_1_for_the_mean_and_0_for_itself():
+    content = random_array(2, 3, 4, 5)
+    mean = np.broadcast_to(content.mean((1, 2), keepdims=True), content.shape)
+    np.testing.assert_allclose(losses.content_loss(tf.constant(mean), content), [1, 1], rtol=1e-5)
+    np.testing.assert_array_equal(losses.content_loss(tf.constant(content), content), [0, 0])
+
+
+def test_moments_loss():
+    features, style = random_array(2, 3, 4, 5), 2.0 * random_array(2, 6, 2, 5) + 1.0
+    mean, wanted_mean = features.mean((1, 2)), style.mean((1, 2))
+    deviation = np.sqrt(features.var((1, 2)) + 1e-5)
+    wanted_deviation = np.sqrt(style.var((1, 2)) + 1e-5)
+    distance = ((mean - wanted_mean) ** 2 + (deviation - wanted_deviation) ** 2).sum(1)
+    expected = distance / (wanted_mean**2 + wanted_deviation**2).sum(1)
+    found = losses.moments_loss(tf.constant(features), tf.constant(style))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_patch_distance_of_single_pixels_is_the_wasserstein_distance_of_their_values():
+    images, style = random_array(2, 8, 8, 3), random_array(1, 8, 8, 3)
+    filters = np.eye(3, dtype=np.float32)[None, None]
+    places = (np.arange(64, dtype=np.float32) + 0.5) / 64  # each pixel once
+    found = losses.patch_distance(*map(tf.constant, (images, style, filters, places)))
+
+    def halved(x):
+        return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, 3).mean((2, 4))
+
+    def values(x):  # at the places, by rank
+        x = x.reshape(x.shape[0], -1, 3)
+        return np.sort(x[:, (places * x.shape[1]).astype(int)], axis=1)
+
+    expected = np.zeros(2)
+    for _ in range(3):
+        expected += np.abs(values(images) - values(style)).mean((1, 2))
+        images, style = halved(images), halved(style)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_patch_distance_stops_where_a_patch_no_longer_fits():
+    images = tf.constant(random_array(1, 13, 13, 3))
+    filters, places = tf.ones([7, 7, 3, 1]), tf.constant([0.0, 0.5])
+    brighter = losses.patch_distance(images + 0.1, images, filters, places)
+    np.testing.assert_allclose(brighter, [0.1 * 7 * 7 * 3], rtol=1e-4)
+
+
+def test_edge_loss_is_what_is_missing_of_an_edge():
+    content = np.zeros((1, 2, 4, 3), np.float32)
+    content[:, :, 2:] = 0.6  # one edge to the right in each of two rows: two of six differences
+    weaker, stronger, turned = content * 0.5, content * 1.5, 0.6 - content
+    expected = {0: 0.5 * 0.5 * 0.3 / 3, 1: 0.0, 2: 0.5 * 0.5 * 1.2 / 3}
+    for number, images in enumerate((weaker, stronger, turned)):
+        found = losses.edge_loss(tf.constant(images), tf.constant(content))
+        np.testing.assert_allclose(found, [expected[number]], atol=1e-6)
+
+
+def test_edge_loss_looks_at_three_sizes():
+    content = np.zeros((1, 8, 8, 3), np.float32)
+    content[:, 4:] = 1.0
+    # Of the differences downwards 1 in 7 is an edge, halved 1 in 3, and halved again 1 in 1.
+    expected = 0.5 * (0.5 / 7 + 1 / 3 + 1)
+    found = losses.edge_loss(tf.zeros([1, 8, 8, 3]), tf.constant(content))
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+def test_total_variation_is_the_mean_distance_of_neighbours():
+    images = random_array(2, 4, 5, 3)
+    expected = np.abs(np.diff(images, axis=1)).mean((1, 2, 3))
+    expected += np.abs(np.diff(images, axis=2)).mean((1, 2, 3))
+    np.testing.assert_allclose(losses.total_variation(images), expected, rtol=1e-5)

@@ -159,10 +159,11 @@ def _counter(name: str) -> tf.Variable:
 class GenerativeModel(keras.Model):
     """Base class of all zoo models.
 
-    A subclass gives `objective_variables`, `compute_losses`, `scalar_names`, `sample_latents`,
-    `decode` and `endpoints`, and makes every variable in `__init__`, so that a checkpoint restores
-    all. `step`, an int64 variable, is the only clock: noise, data order and schedules follow it.
-    `rollbacks` counts how often training went back after a failure; each has noise of its own.
+    A subclass gives `objective_variables`, `compute_losses`, `scalar_names`, `endpoints` and, if it
+    `draws`, `sample_latents` and `decode`; it makes every variable in `__init__`, so that a
+    checkpoint restores all. `step`, an int64 variable, is the only clock: noise, data order and
+    schedules follow it. `rollbacks` counts how often training went back after a failure; each has
+    noise of its own.
     """
 
     scalar_names: tuple[str, ...] = ()
@@ -175,6 +176,8 @@ class GenerativeModel(keras.Model):
     """The best checkpoint has the lowest of this: of `evaluation_names`, or of the samples."""
     batches_per_step = 1
     """Batches that one step takes: `train_step` is handed them as one, that many times as long."""
+    draws = True
+    """Whether it draws pictures from seeds; one that only changes given pictures does not."""
     conditional = False
     """Whether samples are of a class that can be asked for, and `decode` needs to know it."""
 
@@ -192,6 +195,12 @@ class GenerativeModel(keras.Model):
         self.sample_function = tf.function(self.sample, autograph=False)
         self.step = _counter("step")
         self.rollbacks = _counter("rollbacks")
+
+    def prepare(self) -> None:
+        """Loads what only training and evaluation need beside the batches; UsageError if it fails.
+
+        Called before training begins or goes on, and not for a model that is only used.
+        """
 
     def objective_variables(self) -> dict[str, list[keras.Variable]]:
         """Objective name -> the trainable variables that its gradient may move."""
@@ -230,6 +239,10 @@ class GenerativeModel(keras.Model):
             return None
         return (np.asarray(seeds).sum(axis=1) % self.num_classes).astype(np.int32)
 
+    def protocol(self) -> dict[str, Any]:
+        """What the model's own measures depend on beside its weights."""
+        return {"sampler": self.samplers[0]} if self.samplers else {}
+
     def summary_line(self) -> str:
         """What the model is made of, for a person."""
         return f"{self.count_params():,} parameters"
@@ -248,7 +261,10 @@ class GenerativeModel(keras.Model):
         }
 
     def endpoints(self) -> dict[str, Any]:
-        """Endpoint name -> tf.function with an input signature, batch dimension first."""
+        """Endpoint name -> tf.function with an input signature, batch dimension first.
+
+        The first is what a newcomer would call: `serving_default`.
+        """
         raise NotImplementedError(f"{type(self).__name__} exports no endpoints")
 
     def evaluate_batch(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:

@@ -63,7 +63,8 @@ class Sheets:
                 path = self._directory / f"step-{step:08d}-{name}.png"
                 files.write(path, pictures.encode(picture))
                 tf.summary.image(name, picture[None])
-            write_animation("walk", walk(model, seed=model.seed, count=4, frames=8), step)
+            if model.draws:
+                write_animation("walk", walk(model, seed=model.seed, count=4, frames=8), step)
 
 
 class Evaluate:

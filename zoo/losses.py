@@ -8,7 +8,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from zoo.layers import halve
+
 LOG_TWO_PI = math.log(2.0 * math.pi)
+_TINY = 1e-8
+_PATCH_LEVELS = 3
 
 
 def _sum_pixels(values: tf.Tensor) -> tf.Tensor:
@@ -166,3 +170,117 @@ def _squared_gradient(critic: Callable[[tf.Tensor], tf.Tensor], examples: tf.Ten
     # The sum over the batch: each logit depends on its own example.
     gradient = tape.gradient(logits, examples)
     return tf.reduce_sum(tf.square(gradient), axis=list(range(1, examples.shape.rank)))
+
+
+def gram_matrix(features: tf.Tensor) -> tf.Tensor:
+    """features [B, H, W, C] -> [B, C, C]: products of channels, averaged over places.
+
+    Gatys, Ecker & Bethge 2016, equation 3, over H · W. In float32 whatever the features' type.
+    """
+    places = tf.cast(tf.shape(features)[1] * tf.shape(features)[2], tf.float32)
+    rows = tf.reshape(tf.cast(features, tf.float32), [tf.shape(features)[0], -1, features.shape[3]])
+    return tf.matmul(rows, rows, transpose_a=True) / places
+
+
+def gram_loss(features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
+    """Squared distance of the two Gram matrices over the square of the style's: [B].
+
+    features: [B, H, W, C]; style_features: [B or 1, H', W', C]. Gatys, Ecker & Bethge 2016,
+    equation 4, but relative, so that layers and nets of any scale weigh alike.
+    """
+    wanted = gram_matrix(style_features)
+    distance = tf.reduce_sum(tf.square(gram_matrix(features) - wanted), axis=[1, 2])
+    return distance / (tf.reduce_sum(tf.square(wanted), axis=[1, 2]) + _TINY)
+
+
+def content_loss(features: tf.Tensor, content_features: tf.Tensor) -> tf.Tensor:
+    """Squared distance of features [B, H, W, C] over the content's variance between places: [B].
+
+    Gatys, Ecker & Bethge 2016, equation 1, but relative: 1 is as far as a picture of the content's
+    mean feature.
+    """
+    features = tf.cast(features, tf.float32)
+    wanted = tf.cast(content_features, tf.float32)
+    spread = tf.math.reduce_variance(wanted, axis=[1, 2])
+    distance = tf.reduce_mean(tf.square(features - wanted), axis=[1, 2, 3])
+    return distance / (tf.reduce_mean(spread, axis=-1) + _TINY)
+
+
+def moments_loss(features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
+    """Squared distance of the channels' means and of their standard deviations: [B].
+
+    features: [B, H, W, C]; style_features: [B or 1, H', W', C]. Huang & Belongie 2017, equation
+    13, relative to the style's mean square.
+    """
+    mean, deviation = channel_moments(features)
+    wanted_mean, wanted_deviation = channel_moments(style_features)
+    distance = tf.square(mean - wanted_mean) + tf.square(deviation - wanted_deviation)
+    size = tf.square(wanted_mean) + tf.square(wanted_deviation)
+    return tf.reduce_sum(distance, axis=[1, 2, 3]) / (tf.reduce_sum(size, axis=[1, 2, 3]) + _TINY)
+
+
+def channel_moments(features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and standard deviation over places: [B, H, W, C] -> two [B, 1, 1, C] float32."""
+    mean, variance = tf.nn.moments(tf.cast(features, tf.float32), axes=[1, 2], keepdims=True)
+    return mean, tf.sqrt(variance + 1e-5)
+
+
+def patch_distance(
+    images: tf.Tensor, style_images: tf.Tensor, filters: tf.Tensor, places: tf.Tensor
+) -> tf.Tensor:
+    """Sliced Wasserstein distance between the patches of two pictures, over a pyramid: [B].
+
+    images: [B, H, W, C]; style_images: [B or 1, H', W', C]; filters: [P, P, C, K], the directions
+    that patches are projected on; places: [M] in [0, 1), at which patches are looked at. Per
+    direction the mean distance of the sorted projections; levels at full, half and quarter size,
+    as long as a patch fits into both. Elnekave & Weiss 2022 (GPDM), section 3.
+    """
+    total = tf.zeros([1])
+    for level in range(_PATCH_LEVELS):
+        if level:
+            if min(*images.shape[1:3], *style_images.shape[1:3]) < 2 * filters.shape[0]:
+                break
+            images, style_images = halve(images), halve(style_images)
+        ours, theirs = (_projections(x, filters, places) for x in (images, style_images))
+        total += tf.reduce_mean(tf.abs(ours - theirs), axis=[1, 2])
+    return total
+
+
+def _projections(images: tf.Tensor, filters: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """[B, K, M], sorted: what the filters see at the places."""
+    responses = tf.nn.conv2d(images, filters, 1, "VALID")
+    count = responses.shape[1] * responses.shape[2]
+    rows = tf.reshape(responses, [-1, count, filters.shape[3]])
+    chosen = tf.gather(rows, tf.cast(places * count, tf.int32), axis=1)
+    return tf.sort(tf.transpose(chosen, [0, 2, 1]))
+
+
+def edge_loss(images: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
+    """How much weaker the edges of images are than the content's at the same place: [B].
+
+    images, content: [B, H, W, C]. An edge is a difference of neighbours in brightness; it may be
+    stronger, but not weaker or turned round. Mean over places at full (weight one half), half and
+    quarter size. No paper: found in this project's own study of style transfer.
+    """
+    total = tf.zeros([1])
+    for level, weight in enumerate((0.5, 1.0, 1.0)):
+        if level:
+            if min(images.shape[1:3]) < 4:
+                break
+            images, content = halve(images), halve(content)
+        for ours, theirs in zip(_differences(images), _differences(content), strict=True):
+            missing = tf.nn.relu(tf.abs(theirs) - tf.sign(theirs) * ours)
+            total += 0.5 * weight * tf.reduce_mean(missing, axis=[1, 2])
+    return total
+
+
+def _differences(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of brightness, downwards and to the right: [B, H-1, W] and [B, H, W-1]."""
+    grey = tf.reduce_mean(images, axis=-1)
+    return grey[:, 1:] - grey[:, :-1], grey[:, :, 1:] - grey[:, :, :-1]
+
+
+def total_variation(images: tf.Tensor) -> tf.Tensor:
+    """Mean distance of neighbours, downwards plus to the right: images [B, H, W, C] -> [B]."""
+    down, right = images[:, 1:] - images[:, :-1], images[:, :, 1:] - images[:, :, :-1]
+    return tf.reduce_mean(tf.abs(down), [1, 2, 3]) + tf.reduce_mean(tf.abs(right), [1, 2, 3])

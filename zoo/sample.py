@@ -67,6 +67,11 @@ def main(argv: list[str]) -> int:
 
     restored = restore.restore(options.run_dir, options.checkpoint)
     model = restored.model
+    if not model.draws:
+        raise UsageError(
+            f"{options.run_dir}: a {restored.settings.run.model} model repaints pictures and draws "
+            "none: python -m zoo.stylize --image=PHOTO"
+        )
     sampler = {}
     if options.sampler is not None:
         if options.sampler not in model.samplers:

@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import os
+import pathlib
 import shlex
 import signal
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zoo import flags
-from zoo.data import source
+from zoo.data import source, styles
 from zoo.errors import UsageError, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
@@ -23,6 +24,9 @@ _PERIODIC_EXAMPLES = 2000
 _FINAL_SAMPLES = 4000
 _THOROUGH_EXAMPLES = 1000
 _PROJECTOR_EXAMPLES = 1000
+_STEPS_TO_ADD = 300
+# As many as the nearest neighbours that sample quality looks at, and the picture itself.
+_LEAST_HELD_OUT = 6
 
 _READING = """
 | tab | what to look for |
@@ -41,9 +45,9 @@ def main(argv: list[str]) -> int:
         return 0
     logging.basicConfig(format="%(message)s")
     logging.getLogger("zoo").setLevel(logging.INFO)
-    settings = flags.parse_training(argv)
+    settings = flags.parse_training(_with_base(argv))
     data = source.load(settings.run.dataset, settings.run.image_size)
-    _check_memory(data)
+    _check_size(data)
     # Written out, so that naming the default size is no other run.
     size = dataclasses.replace(settings.run, image_size=data.image_shape[0])
     settings = dataclasses.replace(settings, run=size)
@@ -58,8 +62,33 @@ def main(argv: list[str]) -> int:
         return _train(settings, data, run)
 
 
-def _check_memory(data: source.Source) -> None:
-    """UsageError where the images would not fit: they are held as drawn and as tensors."""
+def _with_base(argv: list[str]) -> list[str]:
+    """For `--add_style`: the flags of the network that it is added to come before the others."""
+    config = flags.parse_training(argv).config
+    if not (config.get("add_style") and config["base_run"]):
+        return argv
+    run = Run.open(config["base_run"])
+    base = flags.read_recorded(run.flags())
+    together = ",".join(filter(None, (base.config.get("styles"), base.config.get("add_style"))))
+    return [
+        *(f"--{name}={value}" for name, value in base.recorded().items()),
+        f"--styles={together}",
+        f"--total_steps={_STEPS_TO_ADD}",
+        f"--run_dir={run.path}-{pathlib.Path(config['add_style']).stem}",
+        *argv,
+    ]
+
+
+def _check_size(data: source.Source) -> None:
+    """UsageError for too few held-out images, or where all would not fit into memory.
+
+    They are held as drawn and as tensors.
+    """
+    if data.num_examples["test"] < _LEAST_HELD_OUT:
+        raise UsageError(
+            f"{data.name} has {data.num_examples['test']} pictures to test on: expected at least "
+            f"{_LEAST_HELD_OUT}; about one picture in ten is kept for that, so add more"
+        )
     gibibyte = 2**30
     needed = 2 * sum(data.num_examples.values()) * math.prod(data.image_shape) / gibibyte
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / gibibyte
@@ -80,7 +109,10 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
 
     options = settings.run
     # Before anything is drawn or written: a model may refuse the images' shape.
-    model = restore.build_model(settings, data.image_shape, data.class_names)
+    pictures = _styles(settings, data.image_shape[0])
+    class_names = pictures.names if pictures else data.class_names
+    model = restore.build_model(settings, data.image_shape, class_names)
+    model.prepare()
     checkpoints = Checkpoints(model.checkpoint(), run.checkpoints)
     best = Best(model.checkpoint(), run.best)
     if not options.overwrite:
@@ -99,22 +131,32 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             f"This run is finished at step {start}: nothing is changed. A larger --total_steps "
             "goes on, under the learning rates of that longer run"
         )
-        _report(run, metrics)
+        _report(run, metrics, model.draws)
         return 0
+    facts: dict[str, Any] = {"image_shape": data.image_shape, "class_names": class_names}
+    if pictures:
+        facts["styles_hash"] = pictures.hash
     if start:
+        before = run.read_json("data.json") or facts
+        if facts.get("styles_hash") != before.get("styles_hash"):
+            raise UsageError(
+                f"the style pictures are not those that {run.path} began with: put them back, or "
+                "choose another --run_dir or --overwrite"
+            )
         print(f"Resuming from step {start}", flush=True)
-    examples = {split: _arrays(data, split) for split in ("train", "test")}
+    examples = {split: dict(_arrays(data, split)) for split in ("train", "test")}
+    if pictures:
+        _add_styles(examples, pictures, only_last=bool(settings.config.get("add_style")))
     keeps = "what was saved before is kept: make room, then run the same command again"
     with writing(run.path, keeps, tf.errors.OpError):
         if options.overwrite:
             run.clear()
-        run.record(
-            settings.recorded(),
-            {"image_shape": data.image_shape, "class_names": data.class_names},
-        )
+        run.record(settings.recorded(), facts)
         checkpoints.remove_partial()
         best.remove_partial()
         if not start:
+            if settings.config.get("add_style"):
+                model.adopt(restore.restore(settings.config["base_run"]).model)
             count = len(examples["train"]["image"])
             print(f"{model.summary_line()}, {count:,} examples", flush=True)
             checkpoints.save(0)
@@ -135,8 +177,38 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             print(f"Stopped at step {step}, all saved. To go on: {shlex.join(command)}")
             return 128 + received
         print("Evaluating on the test split", flush=True)
-        _report(run, _finish(settings, data, examples["test"], run, model, best))
+        metrics = _finish(settings, data, examples["test"], run, model, best)
+        _report(run, metrics, model.draws)
     return 0
+
+
+def _styles(settings: flags.Settings, size: int) -> styles.Styles | None:
+    """The style pictures, for a model that repaints in some."""
+    config = settings.config
+    if "styles" not in config:
+        return None
+    pictures = styles.load(config["styles"], size)
+    if not config.get("add_style"):
+        return pictures
+    added = styles.load(config["add_style"], size, flag="add_style")
+    if len(added.names) != 1 or added.names[0] in pictures.names:
+        raise UsageError(
+            f"--add_style={config['add_style']}: expected one picture, of another name than "
+            f"{', '.join(pictures.names)}"
+        )
+    return pictures + added
+
+
+def _add_styles(
+    examples: Mapping[str, dict[str, Any]], pictures: styles.Styles, only_last: bool
+) -> None:
+    """To train on in an order of their own; in the test split one beside each content, in turn."""
+    import numpy as np
+
+    labels = np.arange(len(pictures.names), dtype=np.int32)[-1 if only_last else 0 :]
+    examples["train"] |= {"style": pictures.images[labels], "style_label": labels}
+    rows = labels[np.arange(len(examples["test"]["image"])) % len(labels)]
+    examples["test"] |= {"style": pictures.images[rows], "style_label": rows}
 
 
 def _times(number: int) -> str:
@@ -253,24 +325,26 @@ def _finish(settings, data: source.Source, test: Mapping, run: Run, model, best)
     from zoo.metrics.quality import SampleQuality
 
     few = {name: values[:_THOROUGH_EXAMPLES] for name, values in test.items()}
-    quality = SampleQuality(test["image"][:_FINAL_SAMPLES], data.class_names)
+    quality, protocol = None, model.protocol()
+    if model.draws:
+        quality = SampleQuality(test["image"][:_FINAL_SAMPLES], data.class_names)
+        protocol |= quality.protocol(_FINAL_SAMPLES)
 
     def measure() -> dict[str, dict[str, float]]:
-        return {
+        measures = {
             "measures": hooks.means(model, model.evaluate_batch, test),
             "thorough_measures": hooks.means(model, model.thorough_measures, few),
-            "sample_measures": hooks.sample_measures(model, quality, _FINAL_SAMPLES),
         }
+        if quality:
+            measures["sample_measures"] = hooks.sample_measures(model, quality, _FINAL_SAMPLES)
+        return measures
 
-    protocol = quality.protocol(_FINAL_SAMPLES)
-    if model.samplers:
-        protocol["sampler"] = model.samplers[0]
     metrics: dict[str, Any] = {
         "step": int(model.step.numpy()),
         "split": "test",
         "examples": len(test["image"]),
         "thorough_examples": len(few["image"]),
-        "sample_protocol": protocol,
+        "protocol": protocol,
         **measure(),
     }
     shown = test["image"][:_PROJECTOR_EXAMPLES]
@@ -289,7 +363,7 @@ def _finish(settings, data: source.Source, test: Mapping, run: Run, model, best)
     return metrics
 
 
-def _report(run: Run, metrics: Mapping[str, Any]) -> None:
+def _report(run: Run, metrics: Mapping[str, Any], draws: bool) -> None:
     step, best = metrics["step"], metrics.get("best")
     print(f"Step {step}, test split: {_values(metrics)}")
     weights = f"of step {step}"
@@ -300,13 +374,17 @@ def _report(run: Run, metrics: Mapping[str, Any]) -> None:
         weights += f", the best evaluated ({_best_value(best)})"
     for path in sorted(run.samples.glob(f"step-{step:08d}-*.png")):
         print(f"Pictures: {path}")
-    print(f"More pictures, {weights}: python -m zoo.sample --run_dir={shlex.quote(str(run.path))}")
+    command = "sample" if draws else "stylize --image=PHOTO"
+    print(
+        f"More pictures, {weights}: python -m zoo.{command} --run_dir={shlex.quote(str(run.path))}"
+    )
     print(f"Curves: tensorboard --logdir={shlex.quote(str(run.path.parent))}")
 
 
 def _values(metrics: Mapping[str, Any]) -> str:
     kinds = ("measures", "thorough_measures", "sample_measures")
-    return ", ".join(f"{k} {v:.4g}" for kind in kinds for k, v in metrics[kind].items())
+    values = [pair for kind in kinds for pair in metrics.get(kind, {}).items()]
+    return ", ".join(f"{name} {value:.4g}" for name, value in values)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,124 @@
+"""AdaIN: arbitrary style transfer; repaints in the style of a picture given at run time.
+
+Huang & Belongie 2017 (1703.06868): a fixed encoder, whose channels are given the mean and deviation
+of the style's, and a mirrored decoder without normalisation, `zoo.style_nets.Decoder`, trained on
+many content and style pictures to bring the result back to a picture.
+
+Deviations, to learn in minutes without ImageNet: the encoder is by default our random net up to
+conv3_1 instead of VGG-19 up to conv4_1, and patches and edges are compared beside the moments and
+the content (`zoo/style_transfer.py`). `experiments/adain_paper.flags` is the paper's.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from zoo import losses, perceptual
+from zoo.generative import Losses, Noise, to_float
+from zoo.style_nets import Decoder, cut, normalise, pad_to_multiple
+from zoo.style_transfer import StyleConfig, StyleModel, optimizers
+
+DEFAULTS = {"dataset": "scenes", "batch_size": 4, "total_steps": 1500}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(StyleConfig):
+    """What can be chosen about AdaIN; every field is a flag of `python -m zoo.train`."""
+
+    styles: str = "paintings"
+    content_weight: float = 0.3
+    """Of the distance to the features that were asked of the decoder."""
+    upsampling: Literal["nearest", "bilinear"] = "bilinear"
+    """How the decoder enlarges."""
+
+
+TINY = Config(styles="strokes,glass,marble")
+
+
+class AdaIN(StyleModel):
+    """See the module docstring."""
+
+    config: Config
+
+    def __init__(self, config: Config, **kwargs):
+        super().__init__(config, **kwargs)
+        self.encoder = perceptual.Encoder(config.perceptual)
+        self.decoder = Decoder(self.encoder.channels, config.upsampling)
+        self.decoder(self.encoder(tf.zeros([1, 16, 16, 3])))
+        self.built = True
+
+    def prepare(self) -> None:
+        self.encoder.load(self.load_perceptual().weights)
+
+    def objective_variables(self):
+        return {"stylization": self.decoder.trainable_variables}
+
+    def compute_losses(self, batch: dict[str, tf.Tensor], noise: Noise, training: bool) -> Losses:
+        content, style = to_float(batch["image"]), to_float(batch["style"])
+        wanted = self.exchange(self._encode(content), self._encode(style))
+        painted = self._decode(wanted, content)
+        distances = self.compare(painted, content, style, noise)
+        distances["content"] = losses.content_loss(self._encode(painted), wanted)
+        return Losses(objectives={"stylization": self.weigh(distances)}, reports=distances)
+
+    def style_distance(self, features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
+        """Means and deviations, as the paper has it, in place of Gram matrices."""
+        return losses.moments_loss(features, style_features)
+
+    def exchange(self, features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
+        """features [B, h, w, C] with mean and deviation of the style's (equation 8)."""
+        mean, deviation = losses.channel_moments(style_features)
+        own_mean, own_variance = tf.nn.moments(features, axes=[1, 2], keepdims=True)
+        return normalise(features, own_mean, own_variance, deviation[:, 0, 0], mean[:, 0, 0])
+
+    def stylize(self, images: tf.Tensor, styles: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+        """images [B, H, W, 3], styles [B, h, w, 3] in [0, 1], strength [B] -> [B, H, W, 3].
+
+        strength 1 is the style, 0 the very picture: the features are mixed (equation 14), and what
+        the decoder loses of the picture is given back as far as the strength is below 1.
+        """
+        features = self._encode(images)
+        share = strength[:, None, None, None]
+        mixed = features + share * (self.exchange(features, self._encode(styles)) - features)
+        lost = images - self._decode(features, images)
+        return tf.clip_by_value(self._decode(mixed, images) + (1.0 - share) * lost, 0.0, 1.0)
+
+    def stylize_batch(
+        self, images: tf.Tensor, styles: tf.Tensor, style_labels: tf.Tensor
+    ) -> tf.Tensor:
+        return self.stylize(images, styles, tf.ones([tf.shape(images)[0]]))
+
+    def _encode(self, images: tf.Tensor) -> tf.Tensor:
+        return self.encoder(pad_to_multiple(images, 2 ** (len(self.encoder.channels) - 1)))
+
+    def _decode(self, features: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+        """A picture of the size of images."""
+        return cut(self.decoder(features), images)
+
+    def endpoints(self) -> dict[str, Any]:
+        """stylize: images [N, H, W, 3] in the style of style_images [N, h, w, 3], strength [N]."""
+        signature = [
+            tf.TensorSpec([None, None, None, 3], tf.float32, name="images"),
+            tf.TensorSpec([None, None, None, 3], tf.float32, name="style_images"),
+            tf.TensorSpec([None], tf.float32, name="strength"),
+        ]
+
+        def stylize(images, style_images, strength):
+            return {"images": self.stylize(images, style_images, strength)}
+
+        return {"stylize": tf.function(stylize, input_signature=signature)}
+
+
+def build(
+    config: Config,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int = 0,
+    total_steps: int,
+    seed: int = 0,
+) -> AdaIN:
+    """A compiled AdaIN, every variable made."""
+    model = AdaIN(config, image_shape=image_shape, num_classes=num_classes, seed=seed, name="adain")
+    model.compile(optimizers(config, total_steps))
+    return model
