@@ -1,20 +1,30 @@
 """What all tests share: TensorFlow as the zoo sets it up, and one cache of drawn data."""
 
+import os
 import signal
 
 import pytest
 
 from zoo import runtime
 
-runtime.import_tensorflow()
 # Started in the background of a script, SIGINT is ignored, and what we start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collectstart(collector):
+    """Before any test file is imported; the process that only hands tests out collects none."""
+    if isinstance(collector, pytest.Session):
+        runtime.import_tensorflow()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_cache(tmp_path_factory):
-    """A directory that each data set is drawn into once, by this process or those it starts."""
-    directory = tmp_path_factory.mktemp("cache")
+    """A directory that each data set is drawn into once, by the tests' processes or theirs."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a directory of its own within that of all
+        base = base.parent
+    directory = base / "cache"
+    directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(directory))
         yield directory

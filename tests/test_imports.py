@@ -8,11 +8,12 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMMANDS = {"train", "sample", "flags", "restore", "__main__"}
+COMMANDS = {"train", "sample", "stylize", "flags", "restore", "__main__"}
 MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints"}
 BOTTOM = {
-    "adversarial", "augment", "errors", "files", "generative", "layers", "losses", "nets",
-    "optimizers", "pictures", "progress", "runtime",
+    "adversarial", "augment", "errors", "files", "gatys", "generative", "layers", "lbfgs",
+    "losses", "nets", "optimizers", "perceptual", "photos", "pictures", "progress", "runtime",
+    "strips", "style_nets", "style_transfer",
 }  # fmt: skip
 FILES = sorted(ROOT.glob("zoo/**/*.py"))
 
@@ -68,7 +69,15 @@ def test_other_packages_stand_on_zoo_alone(package):
 
 
 @pytest.mark.parametrize(
-    "module", ["zoo.train", "zoo.sample", "zoo.flags", "zoo.data.source", "export.__main__"]
+    "module",
+    [
+        "zoo.train",
+        "zoo.sample",
+        "zoo.stylize",
+        "zoo.flags",
+        "zoo.data.source",
+        "export.__main__",
+    ],
 )
 def test_commands_start_without_anything_heavy(module):
     code = f"import sys, {module}; print(*sorted(sys.modules))"

@@ -167,7 +167,7 @@ def test_the_objective_is_the_weighted_sum_of_what_is_reported():
     weights = {"content": 0.7, "style": 2.0, "patches": 0.3, "edges": 1.5, "total_variation": 0.06}
     expected = sum(weight * reports[name] for name, weight in weights.items())
     np.testing.assert_allclose(found.objectives["stylization"], expected, rtol=1e-5)
-    layers = [value for name, value in reports.items() if name.startswith("style_conv")]
+    layers = [value for name, value in reports.items() if name.startswith("style/")]
     np.testing.assert_allclose(reports["style"], np.mean(layers, axis=0), rtol=1e-5)
 
 

@@ -8,6 +8,7 @@ from zoo.errors import UsageError
 COMMANDS = {
     "zoo.train": "train a model, or resume its run",
     "zoo.sample": "pictures from a run by seed; --walk for an animation",
+    "zoo.stylize": "a photo, a folder of them or an animation, repainted",
     "export": "a run as a SavedModel that needs nothing of ours",
     "experiments.bench": "measure the loop, the input and the memory of this machine",
     "experiments.extractor": "train the classifier whose features the sample measures use",

@@ -24,11 +24,15 @@ class Progress:
             )
 
     def update(self, done: int, scalars: Mapping[str, float] | None = None) -> None:
-        """Shows that `done` of the total are done, and the scalars beside it."""
+        """Shows that `done` of the total are done, and beside it the scalars, not their parts.
+
+        `style/conv1_1` is a part of `style`.
+        """
         if done < self._done:  # training went back: the rate is that of what follows
             self._start, self._began = done, time.monotonic()
         self._done = done
-        shown = {name: f"{value:.4g}" for name, value in (scalars or {}).items()}
+        whole = {name: value for name, value in (scalars or {}).items() if "/" not in name}
+        shown = {name: f"{value:.4g}" for name, value in whole.items()}
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(done - self._bar.n)

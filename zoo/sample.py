@@ -114,14 +114,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def class_number(text: str, class_names: Sequence[str]) -> int:
+def class_number(
+    text: str, class_names: Sequence[str], flag: str = "label", kind: str = "class"
+) -> int:
     """The number of a class that is given by its name or number; UsageError for any other."""
     if text in class_names:
         return class_names.index(text)
     if text.isdecimal() and int(text) < len(class_names):
         return int(text)
     known = ", ".join(class_names) or "no classes in this run's data"
-    raise UsageError(f"--label={text}: expected a class: {known}")
+    raise UsageError(f"--{flag}={text}: expected a {kind}: {known}")
 
 
 if __name__ == "__main__":

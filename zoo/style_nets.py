@@ -81,7 +81,8 @@ class TransformerNet(layers.Layer):
         kernel_size: int = 9,
         upsampling: str = "nearest",
     ):
-        super().__init__()
+        # Pictures, statistics and styles stay float32; only convolutions are told otherwise.
+        super().__init__(autocast=False)
         self.num_styles = num_styles
         self.entry = [
             ReflectedConvolution(width, kernel_size),

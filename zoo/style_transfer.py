@@ -36,6 +36,8 @@ class StyleConfig:
 
     styles: str = ""
     """Style pictures, between commas: files, folders, styles of `paintings`; `paintings`: many."""
+    style_size: int = 128
+    """Height and width that style pictures are brought to; larger ones have larger strokes."""
     perceptual: Literal["random", "vgg16", "vgg19"] = "random"
     """Net in whose features pictures are compared; VGG needs ImageNet weights."""
     perceptual_weights: str = ""
@@ -44,9 +46,9 @@ class StyleConfig:
     """Of the distance to the content's features."""
     style_weight: float = 1.0
     """Of the distance to the style's features, mean over layers."""
-    patch_weight: float = 0.5
+    patch_weight: float = 1.0
     """Of the distance between the patches of picture and style."""
-    edge_weight: float = 3.0
+    edge_weight: float = 2.0
     """Of the content's edges that got lost."""
     total_variation_weight: float = 0.06
     """Of the differences between neighbouring pixels."""
@@ -56,7 +58,7 @@ class StyleConfig:
     """Share of the learning rate that is left at the last step; it falls along a cosine."""
 
     def __post_init__(self):
-        errors.check_positive(learning_rate=self.learning_rate)
+        errors.check_positive(learning_rate=self.learning_rate, style_size=self.style_size)
         for name in (
             "content_weight", "style_weight", "patch_weight", "edge_weight",
             "total_variation_weight", "final_learning_rate",
@@ -76,7 +78,7 @@ class StyleModel(GenerativeModel):
     reading = """
 | stylization | the weighted sum that is minimised: falls; eval above train and rising: it knows its content pictures by heart |
 | content, edges | falls at first, rises a little while the style is learned |
-| style, style_conv* | falls by ten and more; a layer that stays high is a size of stroke that the net misses |
+| style, style/* | falls by ten and more; a layer that stays high is a size of stroke that the net misses |
 | patches | falls slowly: colours first, then the look of a stroke |
 | total_variation | steady; rising without end is noise |
 | sheets | first row the styles, first column photographs that it has not seen |
@@ -93,7 +95,7 @@ class StyleModel(GenerativeModel):
         self.perceptual: perceptual.Perceptual | None = None
         layers = perceptual.NETS[config.perceptual].style_layers
         self.evaluation_names = (
-            "stylization", "content", "style", *(f"style_{layer}" for layer in layers),
+            "stylization", "content", "style", *(f"style/{layer}" for layer in layers),
             "patches", "edges", "total_variation",
         )  # fmt: skip
         self.scalar_names = self.evaluation_names
@@ -126,7 +128,7 @@ class StyleModel(GenerativeModel):
             raise RuntimeError("this model compares nothing before prepare()")
         ours, theirs, original = net(images), net(style), net(content, net.content_layer)
         parts = {
-            f"style_{layer}": self.style_distance(ours[layer], theirs[layer])
+            f"style/{layer}": self.style_distance(ours[layer], theirs[layer])
             for layer in net.style_layers
         }
         return {

@@ -15,7 +15,7 @@ from typing import Any
 
 from zoo import flags
 from zoo.data import source, styles
-from zoo.errors import UsageError, writing
+from zoo.errors import UsageError, check_positive, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
 
@@ -109,7 +109,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
 
     options = settings.run
     # Before anything is drawn or written: a model may refuse the images' shape.
-    pictures = _styles(settings, data.image_shape[0])
+    pictures = _styles(settings.config)
     class_names = pictures.names if pictures else data.class_names
     model = restore.build_model(settings, data.image_shape, class_names)
     model.prepare()
@@ -182,11 +182,12 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
     return 0
 
 
-def _styles(settings: flags.Settings, size: int) -> styles.Styles | None:
+def _styles(config: Mapping[str, Any]) -> styles.Styles | None:
     """The style pictures, for a model that repaints in some."""
-    config = settings.config
     if "styles" not in config:
         return None
+    size = config["style_size"]
+    check_positive(style_size=size)
     pictures = styles.load(config["styles"], size)
     if not config.get("add_style"):
         return pictures
