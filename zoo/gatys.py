@@ -20,9 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from zoo import errors, lbfgs, losses, perceptual
-from zoo.generative import Noise, stateless_normal, stateless_uniform
+from zoo.generative import Noise
 from zoo.optimizers import Adam
-from zoo.style_transfer import PATCH_DIRECTIONS, PATCH_PLACES, PATCH_SIZE
+from zoo.style_transfer import patch_directions
 
 SMALLEST = 8
 """Pixels that a content or a style must have each way."""
@@ -159,11 +159,8 @@ class Objective:
 
 
 def directions(seed: int, step: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Filters [P, P, 3, K] of norm 1 and places [M] for the patches of a step."""
-    noise = Noise(seed, tf.convert_to_tensor(step), tf.constant(1))
-    filters = stateless_normal([PATCH_SIZE, PATCH_SIZE, 3, PATCH_DIRECTIONS], noise.seed("filters"))
-    filters *= tf.math.rsqrt(tf.reduce_sum(tf.square(filters), axis=[0, 1, 2], keepdims=True))
-    return filters, stateless_uniform([PATCH_PLACES], noise.seed("places"))
+    """Filters [P, P, 3, K] and places [M] for the patches of a step."""
+    return patch_directions(Noise(seed, tf.convert_to_tensor(step), tf.constant(1)))
 
 
 def stylize(
@@ -185,7 +182,7 @@ def stylize(
                 f"expected at least {SMALLEST}x{SMALLEST}"
             )
     net = perceptual.load(settings.perceptual, settings.perceptual_weights)
-    whole, whole_style = _to_tensor(content), _to_tensor(style)
+    whole, whole_style = to_tensor(content), to_tensor(style)
     sizes = _sizes(content.shape[:2], settings)
     work = sum(height * width for height, width in sizes) * settings.iterations
     done = 0
@@ -194,7 +191,7 @@ def stylize(
         image = Noise(settings.seed, tf.constant(0), 1).uniform("start", *sizes[0], 3)
     for level, (height, width) in enumerate(sizes):
         before, small = small, resize(whole, (height, width))
-        image = _enlarged(image, before, small, settings)
+        image = with_detail(image, before, small, settings)
         shrunk = resize(whole_style, _fitted(style.shape[:2], max(height, width)))
         first = level * settings.iterations
 
@@ -209,14 +206,14 @@ def stylize(
                         len(sizes) * settings.iterations,
                         (done + (step - first) * height * width) / work,
                         {name: float(value[0]) for name, value in parts.items()},
-                        lambda: _to_array(now()),
+                        lambda: to_array(now()),
                     )
                 )
 
         minimise = {"adam": _adam, "lbfgs": _lbfgs}[settings.optimizer]
         image = minimise(Objective(settings, net, small, shrunk), image, settings, first, report)
         done += settings.iterations * height * width
-    return _to_array(_enlarged(image, small, whole, settings))
+    return to_array(with_detail(image, small, whole, settings))
 
 
 def _adam(
@@ -300,7 +297,7 @@ def resize(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.clip_by_value(tf.image.resize(images, size, "bicubic", antialias=True), 0.0, 1.0)
 
 
-def _enlarged(
+def with_detail(
     painted: tf.Tensor, small: tf.Tensor, large: tf.Tensor, settings: Settings
 ) -> tf.Tensor:
     """painted [1, h, w, 3] at the size of large, with the detail that large has beyond small.
@@ -329,11 +326,11 @@ def _local_mean(images: tf.Tensor) -> tf.Tensor:
     return tf.nn.avg_pool2d(images, _GAIN_WINDOW, 1, "SAME")
 
 
-def _to_tensor(image: np.ndarray) -> tf.Tensor:
+def to_tensor(image: np.ndarray) -> tf.Tensor:
     """uint8 [H, W, 3] -> [1, H, W, 3] float32 in [0, 1]."""
     return tf.constant(image[None], tf.float32) / 255.0
 
 
-def _to_array(images: tf.Tensor | np.ndarray) -> np.ndarray:
+def to_array(images: tf.Tensor | np.ndarray) -> np.ndarray:
     """[1, H, W, 3] in [0, 1] -> uint8 [H, W, 3]."""
     return np.rint(np.asarray(images)[0] * 255.0).astype(np.uint8)

@@ -99,7 +99,7 @@ class Perceptual:
 
 def features(name: str, weights, images: tf.Tensor, wanted: set[str], pool) -> dict[str, tf.Tensor]:
     """See `Perceptual.__call__`; weights: layer name -> (kernel, bias)."""
-    x = _prepared(name, images)
+    x = prepared(name, images)
     found = {}
     for layer in layer_names(name):
         if layer.endswith("_1") and layer != "conv1_1":
@@ -116,7 +116,7 @@ def features(name: str, weights, images: tf.Tensor, wanted: set[str], pool) -> d
     return found
 
 
-def _prepared(name: str, images: tf.Tensor) -> tf.Tensor:
+def prepared(name: str, images: tf.Tensor) -> tf.Tensor:
     if name == "random":
         return 2.0 * images - 1.0
     return images[..., ::-1] * 255.0 - tf.constant(VGG_MEAN, images.dtype)

@@ -307,7 +307,7 @@ def _encoding(encoder: perceptual.Encoder, image: np.ndarray) -> tuple[_Rows, li
         layer = functools.partial(_convolve, kernel, bias)
         steps.append(_Step(layer, channels=bias.shape[0], window=3, reach=1, border="CONSTANT"))
     picture = _continued(image, 2 ** (len(encoder.channels) - 1))
-    return _Rows(picture, lambda x: perceptual._prepared(encoder.net, to_float(x))), steps
+    return _Rows(picture, lambda x: perceptual.prepared(encoder.net, to_float(x))), steps
 
 
 def _convolve(kernel, bias, x: tf.Tensor) -> tf.Tensor:

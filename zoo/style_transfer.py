@@ -135,7 +135,7 @@ class StyleModel(GenerativeModel):
             "content": losses.content_loss(ours[net.content_layer], original[net.content_layer]),
             "style": tf.add_n(list(parts.values())) / len(parts),
             **parts,
-            "patches": losses.patch_distance(images, style, *_directions(noise)),
+            "patches": losses.patch_distance(images, style, *patch_directions(noise)),
             "edges": losses.edge_loss(images, content),
             "total_variation": losses.total_variation(images),
         }
@@ -176,7 +176,7 @@ class StyleModel(GenerativeModel):
         raise NotImplementedError(f"{type(self).__name__} repaints nothing")
 
 
-def _directions(noise: Noise) -> tuple[tf.Tensor, tf.Tensor]:
+def patch_directions(noise: Noise) -> tuple[tf.Tensor, tf.Tensor]:
     """Filters [P, P, 3, K] of norm 1 and places [M]: the same for all examples of a step."""
     filters = stateless_normal([PATCH_SIZE, PATCH_SIZE, 3, PATCH_DIRECTIONS], noise.seed("filters"))
     filters *= tf.math.rsqrt(tf.reduce_sum(tf.square(filters), axis=[0, 1, 2], keepdims=True))

@@ -323,8 +323,8 @@ def _enlarged(painted: "np.ndarray", small: "np.ndarray", photo: "np.ndarray") -
     height, width = photo.shape[:2]
     if len(painted) > height:
         return photos.resize(painted, height, width)
-    ours, shrunk, large = (gatys._to_tensor(image) for image in (painted, small, photo))
-    return gatys._to_array(gatys._enlarged(ours, shrunk, large, gatys.Settings()))
+    ours, shrunk, large = (gatys.to_tensor(image) for image in (painted, small, photo))
+    return gatys.to_array(gatys.with_detail(ours, shrunk, large, gatys.Settings()))
 
 
 def with_colors(painted: "np.ndarray", photo: "np.ndarray") -> "np.ndarray":
@@ -421,7 +421,7 @@ def _adain(restored: "Restored", options: StylizeFlags) -> Painter:
         raise UsageError("--style is missing: adain needs a picture whose style it takes")
     model = restored.model
     # As large as the style pictures that it learned from: so are its strokes then.
-    size = model.image_shape[0]
+    size = model.config.style_size
     name, style = _style_picture(options.style, size)
     factor = max(size, strips.SMALLEST) / min(style.shape[:2])
     height, width = (round(side * factor) for side in style.shape[:2])

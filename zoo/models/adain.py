@@ -69,7 +69,8 @@ class AdaIN(StyleModel):
     def exchange(self, features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
         """features [B, h, w, C] with mean and deviation of the style's (equation 8)."""
         mean, deviation = losses.channel_moments(style_features)
-        own_mean, own_variance = tf.nn.moments(features, axes=[1, 2], keepdims=True)
+        own = tf.cast(features, tf.float32)
+        own_mean, own_variance = tf.nn.moments(own, axes=[1, 2], keepdims=True)
         return normalise(features, own_mean, own_variance, deviation[:, 0, 0], mean[:, 0, 0])
 
     def stylize(self, images: tf.Tensor, styles: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
