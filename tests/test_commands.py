@@ -491,7 +491,7 @@ def test_a_damaged_cache_is_drawn_again(tmp_path, data_cache, monkeypatch):
     cache = tmp_path / "cache"
     shutil.copytree(data_cache, cache)
     monkeypatch.setenv("ZOO_CACHE_DIR", str(cache))
-    (file,) = cache.glob("glyphs-28px-test-*.npz")
+    (file,) = cache.glob("glyphs-28px-test-10000-*.npz")
     good = file.read_bytes()
     file.write_bytes(good[: len(good) // 2])
     done = train(tmp_path / "run", "--total_steps=2")
