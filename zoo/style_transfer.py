@@ -46,11 +46,11 @@ class StyleConfig:
     """Of the distance to the content's features."""
     style_weight: float = 1.0
     """Of the distance to the style's features, mean over layers."""
-    patch_weight: float = 1.0
+    patch_weight: float = 0.5
     """Of the distance between the patches of picture and style."""
-    edge_weight: float = 2.0
+    edge_weight: float = 1.0
     """Of the content's edges that got lost."""
-    total_variation_weight: float = 0.06
+    total_variation_weight: float = 0.1
     """Of the differences between neighbouring pixels."""
     learning_rate: float = 2e-3
     """Adam's."""
@@ -84,13 +84,23 @@ class StyleModel(GenerativeModel):
 | sheets | first row the styles, first column photographs that it has not seen |
 """  # noqa: E501
 
-    def __init__(self, config: StyleConfig, *, image_shape: tuple[int, int, int], **kwargs):
+    def __init__(
+        self,
+        config: StyleConfig,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        **kwargs,
+    ):
+        """num_classes: number of style pictures."""
+        if not num_classes:
+            raise errors.UsageError("no style to learn: name at least one with --styles")
         if image_shape[-1] != 3:
             raise errors.UsageError(
                 f"style transfer works on colour pictures, these have {image_shape[-1]} channel: "
                 "choose another --dataset"
             )
-        super().__init__(image_shape=image_shape, **kwargs)
+        super().__init__(image_shape=image_shape, num_classes=num_classes, **kwargs)
         self.config = config
         self.perceptual: perceptual.Perceptual | None = None
         layers = perceptual.NETS[config.perceptual].style_layers
@@ -188,4 +198,6 @@ def optimizers(config: StyleConfig, total_steps: int) -> dict[str, keras.optimiz
     schedule = keras.optimizers.schedules.CosineDecay(
         config.learning_rate, total_steps, alpha=config.final_learning_rate
     )
-    return {"stylization": Adam(schedule, epsilon=1e-8)}
+    # Instance normalisation takes away what some shifts add: their gradients are rounding errors,
+    # which Adam would turn into steps of the usual length with an epsilon as small as usual.
+    return {"stylization": Adam(schedule, epsilon=1e-6)}

@@ -81,7 +81,8 @@ class AdaIN(StyleModel):
         """
         features = self._encode(images)
         share = strength[:, None, None, None]
-        mixed = features + share * (self.exchange(features, self._encode(styles)) - features)
+        change = self.exchange(features, self._encode(styles)) - features
+        mixed = features + tf.cast(share, features.dtype) * change
         lost = images - self._decode(features, images)
         return tf.clip_by_value(self._decode(mixed, images) + (1.0 - share) * lost, 0.0, 1.0)
 

@@ -146,8 +146,6 @@ def build(
     seed: int = 0,
 ) -> StyleTransfer:
     """A compiled network for num_classes styles, every variable made."""
-    if not num_classes:
-        raise errors.UsageError("no style to learn: name at least one with --styles")
     model = StyleTransfer(
         config, image_shape=image_shape, num_classes=num_classes, seed=seed, name="style"
     )
