@@ -193,10 +193,9 @@ def test_the_objective_is_that_of_the_trained_networks():
     )
     objective = gatys.Objective(Settings(**weights), perceptual.load("random"), content, style)
     ours = objective(images, *gatys.directions(5, 9))
-    assert set(ours) == {"stylization", *theirs}
+    assert set(ours) == set(theirs)
     for name, value in theirs.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(ours["stylization"], model.weigh(theirs), rtol=1e-5)
 
 
 def test_one_trace_a_level(monkeypatch):

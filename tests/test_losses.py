@@ -404,9 +404,9 @@ def test_patch_distance_of_single_pixels_is_the_wasserstein_distance_of_their_va
     def halved(x):
         return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2, 3).mean((2, 4))
 
-    def values(x):  # at the places, by rank
+    def values(x):  # at the places, as many as there are pixels, by rank
         x = x.reshape(x.shape[0], -1, 3)
-        return np.sort(x[:, (places * x.shape[1]).astype(int)], axis=1)
+        return np.sort(x[:, (places[: x.shape[1]] * x.shape[1]).astype(int)], axis=1)
 
     expected = np.zeros(2)
     for _ in range(3):

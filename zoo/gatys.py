@@ -19,10 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import errors, lbfgs, losses, perceptual
+from zoo import errors, lbfgs, perceptual
 from zoo.generative import Noise
 from zoo.optimizers import Adam
-from zoo.style_transfer import patch_directions
+from zoo.style_transfer import WEIGHTS, Objective, patch_directions
 
 SMALLEST = 8
 """Pixels that a content or a style must have each way."""
@@ -73,8 +73,7 @@ class Settings:
         errors.check_positive(
             iterations=self.iterations, learning_rate=self.learning_rate, scales=self.scales
         )
-        names = ("content", "style", "edge", "patch", "total_variation")
-        if not any(getattr(self, f"{name}_weight") for name in names):
+        if not any(getattr(self, field) for field in WEIGHTS.values()):
             raise errors.UsageError(
                 "all weights are 0: expected at least one above, as --style_weight=1"
             )
@@ -99,63 +98,6 @@ class Progress(NamedTuple):
     """`stylization`, which is minimised, then its parts, before they are weighed."""
     image: Callable[[], np.ndarray]
     """Gives the picture as it is: uint8 [h, w, 3]."""
-
-
-class Objective:
-    """How far pictures are from one content and one style; `StyleModel.compare` for one pair.
-
-    What has no weight is not computed.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        net: perceptual.Perceptual,
-        content: tf.Tensor,
-        style: tf.Tensor,
-    ):
-        """content: [1, h, w, 3], style: [1, h', w', 3], float32 in [0, 1]."""
-        self._settings, self._net, self._content, self._style = settings, net, content, style
-        self._layers = (net.style_layers if settings.style_weight else ()) + (
-            (net.content_layer,) if settings.content_weight else ()
-        )
-        if self._layers:
-            self._content_features = net(content, *self._layers)
-            self._style_features = net(style, *self._layers)
-
-    def __call__(
-        self, images: tf.Tensor, filters: tf.Tensor, places: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
-        """images [B, h, w, 3] -> `stylization`, then its parts, [B] each; see `directions`."""
-        weights, net, parts = self._settings, self._net, {}
-        ours = net(images, *self._layers) if self._layers else {}
-        if weights.content_weight:
-            layer = net.content_layer
-            parts["content"] = losses.content_loss(ours[layer], self._content_features[layer])
-        if weights.style_weight:
-            layers = {
-                f"style/{layer}": losses.gram_loss(ours[layer], self._style_features[layer])
-                for layer in net.style_layers
-            }
-            parts["style"] = tf.add_n(list(layers.values())) / len(layers)
-            parts |= layers
-        if weights.patch_weight:
-            parts["patches"] = losses.patch_distance(images, self._style, filters, places)
-        if weights.edge_weight:
-            parts["edges"] = losses.edge_loss(images, self._content)
-        if weights.total_variation_weight:
-            parts["total_variation"] = losses.total_variation(images)
-        total = tf.zeros(tf.shape(images)[:1])
-        for weight, name in (
-            (weights.content_weight, "content"),
-            (weights.style_weight, "style"),
-            (weights.patch_weight, "patches"),
-            (weights.edge_weight, "edges"),
-            (weights.total_variation_weight, "total_variation"),
-        ):
-            if weight:
-                total += weight * parts[name]
-        return {"stylization": total, **parts}
 
 
 def directions(seed: int, step: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

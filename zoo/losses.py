@@ -231,9 +231,10 @@ def patch_distance(
     """Sliced Wasserstein distance between the patches of two pictures, over a pyramid: [B].
 
     images: [B, H, W, C]; style_images: [B or 1, H', W', C]; filters: [P, P, C, K], the directions
-    that patches are projected on; places: [M] in [0, 1), at which patches are looked at. Per
-    direction the mean distance of the sorted projections; levels at full, half and quarter size,
-    as long as a patch fits into both. Elnekave & Weiss 2022 (GPDM), section 3.
+    that patches are projected on; places: [M] in [0, 1), at which patches are looked at, fewer
+    where there are fewer patches. Per direction the mean distance of the sorted projections; levels
+    at full, half and quarter size, as long as a patch fits into both. Elnekave & Weiss 2022 (GPDM),
+    section 3.
     """
     total = tf.zeros([1])
     for level in range(_PATCH_LEVELS):
@@ -241,7 +242,10 @@ def patch_distance(
             if min(*images.shape[1:3], *style_images.shape[1:3]) < 2 * filters.shape[0]:
                 break
             images, style_images = halve(images), halve(style_images)
-        ours, theirs = (_projections(x, filters, places) for x in (images, style_images))
+        reach = filters.shape[0] - 1
+        counts = [(x.shape[1] - reach) * (x.shape[2] - reach) for x in (images, style_images)]
+        few = places[: min(places.shape[0], *counts)]
+        ours, theirs = (_projections(x, filters, few) for x in (images, style_images))
         total += tf.reduce_mean(tf.abs(ours - theirs), axis=[1, 2])
     return total
 

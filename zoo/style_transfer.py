@@ -9,6 +9,7 @@ Shape letters: B examples, H W picture, h w style picture, S styles.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -26,7 +27,15 @@ from zoo.generative import (
 )
 from zoo.optimizers import Adam
 
-PATCH_SIZE, PATCH_DIRECTIONS, PATCH_PLACES = 7, 32, 2048
+PATCH_SIZE, PATCH_DIRECTIONS, PATCH_PLACES = 7, 32, 1024
+WEIGHTS = {
+    "content": "content_weight",
+    "style": "style_weight",
+    "patches": "patch_weight",
+    "edges": "edge_weight",
+    "total_variation": "total_variation_weight",
+}
+"""Part of the objective -> the setting that weighs it."""
 _SHOWN_CONTENTS, _MOST_COLUMNS = 5, 8
 
 
@@ -59,10 +68,7 @@ class StyleConfig:
 
     def __post_init__(self):
         errors.check_positive(learning_rate=self.learning_rate, style_size=self.style_size)
-        for name in (
-            "content_weight", "style_weight", "patch_weight", "edge_weight",
-            "total_variation_weight", "final_learning_rate",
-        ):  # fmt: skip
+        for name in (*WEIGHTS.values(), "final_learning_rate"):
             if not getattr(self, name) >= 0:
                 raise errors.UsageError(f"--{name}={getattr(self, name)}: expected 0 or more")
 
@@ -77,7 +83,7 @@ class StyleModel(GenerativeModel):
     selection_measure = "stylization"
     reading = """
 | stylization | the weighted sum that is minimised: falls; eval above train and rising: it knows its content pictures by heart |
-| content, edges | falls at first, rises a little while the style is learned |
+| content, asked, edges | fall at first, rise a little while the style is learned |
 | style, style/* | falls by ten and more; a layer that stays high is a size of stroke that the net misses |
 | patches | falls slowly: colours first, then the look of a stroke |
 | total_variation | steady; rising without end is noise |
@@ -104,10 +110,12 @@ class StyleModel(GenerativeModel):
         self.config = config
         self.perceptual: perceptual.Perceptual | None = None
         layers = perceptual.NETS[config.perceptual].style_layers
-        self.evaluation_names = (
-            "stylization", "content", "style", *(f"style/{layer}" for layer in layers),
-            "patches", "edges", "total_variation",
-        )  # fmt: skip
+        names = [
+            "stylization",
+            *(name for name, field in WEIGHTS.items() if getattr(config, field)),
+        ]
+        names += [f"style/{layer}" for layer in layers if "style" in names]
+        self.evaluation_names = tuple(names)
         self.scalar_names = self.evaluation_names
 
     def prepare(self) -> None:
@@ -132,34 +140,11 @@ class StyleModel(GenerativeModel):
     def compare(
         self, images: tf.Tensor, content: tf.Tensor, style: tf.Tensor, noise: Noise
     ) -> dict[str, tf.Tensor]:
-        """All distances of a repainted picture, by name, per example: see `scalar_names`."""
-        net = self.perceptual
-        if net is None:
+        """`Objective` of repainted pictures, each with its content and style: [B] by name."""
+        if self.perceptual is None:
             raise RuntimeError("this model compares nothing before prepare()")
-        ours, theirs, original = net(images), net(style), net(content, net.content_layer)
-        parts = {
-            f"style/{layer}": self.style_distance(ours[layer], theirs[layer])
-            for layer in net.style_layers
-        }
-        return {
-            "content": losses.content_loss(ours[net.content_layer], original[net.content_layer]),
-            "style": tf.add_n(list(parts.values())) / len(parts),
-            **parts,
-            "patches": losses.patch_distance(images, style, *patch_directions(noise)),
-            "edges": losses.edge_loss(images, content),
-            "total_variation": losses.total_variation(images),
-        }
-
-    def weigh(self, distances: dict[str, tf.Tensor]) -> tf.Tensor:
-        """[B]: the weighted sum."""
-        config = self.config
-        return (
-            config.content_weight * distances["content"]
-            + config.style_weight * distances["style"]
-            + config.patch_weight * distances["patches"]
-            + config.edge_weight * distances["edges"]
-            + config.total_variation_weight * distances["total_variation"]
-        )
+        objective = Objective(self.config, self.perceptual, content, style, self.style_distance)
+        return objective(images, *patch_directions(noise))
 
     def sheets(self, batch: dict[str, tf.Tensor]) -> dict[str, Sheet]:
         """The styles in the first row, contents in the first column, and each in each."""
@@ -184,6 +169,61 @@ class StyleModel(GenerativeModel):
     ) -> tf.Tensor:
         """images [B, H, W, 3], each in the style of its row: [B, H, W, 3] in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} repaints nothing")
+
+
+class Objective:
+    """How far pictures are from content and style: a weighted sum, and its parts.
+
+    What has no weight is not computed.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        net: perceptual.Perceptual,
+        content: tf.Tensor,
+        style: tf.Tensor,
+        style_distance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = losses.gram_loss,
+    ):
+        """weights: has the fields that `WEIGHTS` names; content: [B or 1, H, W, 3], style:
+        [B or 1, h, w, 3], float32 in [0, 1]; style_distance: of the features of one layer.
+        """
+        self._weights = {name: getattr(weights, field) for name, field in WEIGHTS.items()}
+        self._net, self._content, self._style = net, content, style
+        self._style_distance = style_distance
+        self._style_layers = net.style_layers if self._weights["style"] else ()
+        self._content_layers = (net.content_layer,) if self._weights["content"] else ()
+        self._content_features = self._features(content, *self._content_layers)
+        self._style_features = self._features(style, *self._style_layers)
+
+    def _features(self, images: tf.Tensor, *layers: str) -> dict[str, tf.Tensor]:
+        return self._net(images, *layers) if layers else {}
+
+    def __call__(
+        self, images: tf.Tensor, filters: tf.Tensor, places: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """images [B, H, W, 3] -> `stylization`, then its parts, [B]; see `patch_directions`."""
+        parts: dict[str, tf.Tensor] = {}
+        ours = self._features(images, *self._content_layers, *self._style_layers)
+        for layer in self._content_layers:
+            parts["content"] = losses.content_loss(ours[layer], self._content_features[layer])
+        if self._style_layers:
+            layers = {
+                f"style/{layer}": self._style_distance(ours[layer], self._style_features[layer])
+                for layer in self._style_layers
+            }
+            parts |= {"style": tf.add_n(list(layers.values())) / len(layers), **layers}
+        if self._weights["patches"]:
+            parts["patches"] = losses.patch_distance(images, self._style, filters, places)
+        if self._weights["edges"]:
+            parts["edges"] = losses.edge_loss(images, self._content)
+        if self._weights["total_variation"]:
+            parts["total_variation"] = losses.total_variation(images)
+        total = tf.zeros(tf.shape(images)[:1])
+        for name, weight in self._weights.items():
+            if weight:
+                total += weight * parts[name]
+        return {"stylization": total, **parts}
 
 
 def patch_directions(noise: Noise) -> tuple[tf.Tensor, tf.Tensor]:

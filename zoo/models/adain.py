@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from zoo import losses, perceptual
+from zoo import errors, losses, perceptual
 from zoo.generative import Losses, Noise, to_float
 from zoo.style_nets import Decoder, cut, normalise, pad_to_multiple
 from zoo.style_transfer import StyleConfig, StyleModel, optimizers
@@ -27,10 +27,15 @@ class Config(StyleConfig):
     """What can be chosen about AdaIN; every field is a flag of `python -m zoo.train`."""
 
     styles: str = "paintings"
-    content_weight: float = 0.3
-    """Of the distance to the features that were asked of the decoder."""
+    asked_weight: float = 0.3
+    """Of the distance to the features that were asked of the decoder (the paper's content loss)."""
     upsampling: Literal["nearest", "bilinear"] = "bilinear"
     """How the decoder enlarges."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.asked_weight >= 0:
+            raise errors.UsageError(f"--asked_weight={self.asked_weight}: expected 0 or more")
 
 
 TINY = Config(styles="strokes,glass,marble")
@@ -43,6 +48,7 @@ class AdaIN(StyleModel):
 
     def __init__(self, config: Config, **kwargs):
         super().__init__(config, **kwargs)
+        self.evaluation_names = self.scalar_names = (*self.scalar_names, "asked")
         self.encoder = perceptual.Encoder(config.perceptual)
         self.decoder = Decoder(self.encoder.channels, config.upsampling)
         self.decoder(self.encoder(tf.zeros([1, 16, 16, 3])))
@@ -58,9 +64,11 @@ class AdaIN(StyleModel):
         content, style = to_float(batch["image"]), to_float(batch["style"])
         wanted = self.exchange(self._encode(content), self._encode(style))
         painted = self._decode(wanted, content)
-        distances = self.compare(painted, content, style, noise)
-        distances["content"] = losses.content_loss(self._encode(painted), wanted)
-        return Losses(objectives={"stylization": self.weigh(distances)}, reports=distances)
+        parts = self.compare(painted, content, style, noise)
+        # As in the paper, not from the content's own features, but from what was asked for.
+        parts["asked"] = losses.content_loss(self._encode(painted), wanted)
+        total = parts.pop("stylization") + self.config.asked_weight * parts["asked"]
+        return Losses(objectives={"stylization": total}, reports=parts)
 
     def style_distance(self, features: tf.Tensor, style_features: tf.Tensor) -> tf.Tensor:
         """Means and deviations, as the paper has it, in place of Gram matrices."""
