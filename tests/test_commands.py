@@ -212,7 +212,7 @@ def test_a_run_is_complete(trained):
         < metrics["measures"]["negative_elbo"]
     )
     assert {"fd_glyphs", "recall", "coverage"} <= metrics["sample_measures"].keys()
-    protocol = metrics["sample_protocol"]
+    protocol = metrics["protocol"]
     assert protocol["num_samples"] == protocol["num_real"] == 4000
     assert protocol["sampler"] == "mixture"
     assert sorted(p.name for p in (path / "checkpoints").glob("*.index")) == [

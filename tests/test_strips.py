@@ -156,7 +156,10 @@ def test_pictures_that_are_too_small():
 def exchanging(request):
     keras.utils.set_random_seed(0)
     model = adain.build(
-        adain.Config(upsampling=request.param), image_shape=(32, 32, 3), total_steps=1
+        adain.Config(upsampling=request.param),
+        image_shape=(32, 32, 3),
+        num_classes=1,
+        total_steps=1,
     )
     model.prepare()
     return model

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def model(network):
 @pytest.fixture(scope="module")
 def adain_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("adain") / "run"
-    return begun(path, ("strokes",), "--model=adain", "--styles=strokes")
+    return begun(path, ("strokes",), "--model=adain", "--styles=strokes", "--style_size=32")
 
 
 @pytest.fixture
@@ -117,8 +118,25 @@ def test_from_training_to_a_picture(here):
     assert_done(done)
     assert done.stdout.startswith("photo-strokes.png (strokes; other styles: glass; ")
     assert done.stdout.count("\n") == 1
-    expected = whole(zoo.restore.restore("run").model, photo(), [1, 0])
-    assert_close(loaded("photo-strokes.png"), expected)
+    base = zoo.restore.restore("run").model
+    assert_close(loaded("photo-strokes.png"), whole(base, photo(), [1, 0]))
+
+    saved("odd.png", photo(7))
+    add = ("zoo.train", "--model=style", "--base_run=run", "--add_style=odd.png")
+    done = run(*add, "--total_steps=2")
+    assert_done(done)
+    more = zoo.restore.restore("run-odd")
+    assert more.class_names == ("strokes", "glass", "odd")
+    old = whole(more.model, photo(), [0, 1, 0])
+    np.testing.assert_array_equal(old, whole(base, photo(), [0, 1]))
+    assert_done(run("zoo.stylize", "--image=photo.png", "--run_dir=run-odd", "--style=odd"))
+    assert_close(loaded("photo-odd.png"), whole(more.model, photo(), [0, 0, 1]))
+
+    shutil.copy("photo.png", "odd.png")
+    assert_refused(run(*add, "--total_steps=3"), "not those that run-odd began with", "--overwrite")
+    assert_refused(
+        run(*add[:3], "--add_style=glass", "--run_dir=other"), "of another name than strokes, glass"
+    )
 
 
 def test_a_style_by_name_or_number(network, model, here):

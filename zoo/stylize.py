@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 _LOOKED_AT = 8
 _ROWS = 256
 _LOGGED_PICTURES = 20
-# Of `zoo.gatys`: for its setting max_size stands the flag --size.
-_GATYS_SIZE, _SIZE_OF_GATYS = 512, "max_size"
+# Strokes are learned from pictures of about a hundred pixels: on large photos they would vanish.
+_USUAL_SIZE = 512
+# Of `zoo.gatys`: for this setting stands the flag --size.
+_SIZE_OF_GATYS = "max_size"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ class StylizeFlags:
     """Only light and dark are repainted, the photo's colours stay."""
     size: int | None = None
     """Longer side in pixels at which it is painted; then it is brought to the photo's own size,
-    with the photo's fine detail on top. A smaller number gives larger strokes. Default: the
-    photo's own size; for --method=gatys at most 512."""
+    with the photo's fine detail on top. A smaller number gives larger strokes. Default: 512, or
+    the photo's own size if that is smaller."""
     out: str = ""
     """File to write, or a folder for a folder; default: PHOTO-STYLE in the current directory,
     .png, or for animations the photo's own format."""
@@ -292,7 +294,9 @@ def _resized(photo: "np.ndarray", painter: Painter, options: StylizeFlags) -> "n
     from zoo import photos
 
     sides = photo.shape[:2]
-    factor = options.size / max(sides) if options.size and painter.sizes else 1.0
+    factor = 1.0
+    if painter.sizes:
+        factor = (options.size or min(_USUAL_SIZE, max(sides))) / max(sides)
     factor = max(factor, painter.smallest / min(sides))
     height, width = (max(painter.smallest, round(side * factor)) for side in sides)
     return photo if (height, width) == sides else photos.resize(photo, height, width)
@@ -463,7 +467,7 @@ def _joined(strips: "Iterable[np.ndarray]") -> "np.ndarray":
 def _gatys(options: StylizeFlags, own: Mapping[str, Any]) -> Painter:
     from zoo import gatys
 
-    size = options.size or _GATYS_SIZE
+    size = options.size or _USUAL_SIZE
     settings = gatys.Settings(**own, max_size=max(size, gatys.SMALLEST))
     name, style = _style_picture(options.style, size)
 
