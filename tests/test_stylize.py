@@ -354,3 +354,17 @@ def test_gatys_leaves_animations_alone(here):
     images[0].save("a.gif", save_all=True, append_images=images[1:], duration=50)
     with pytest.raises(UsageError, match="a.gif is an animation"):
         paint("--method=gatys", "--image=a.gif", "--style=strokes")
+
+
+def test_the_yardstick_judges_network_and_optimisation_alike(network, here):
+    done = run("experiments.yardstick", f"--run_dir={network}", "--contents=1", "--iterations=3")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[1] for row in rows[-3:-1]] == ["strokes", "glass"]
+    for row in rows[-3:-1]:
+        net, optimised, ratio = map(float, row[2:5])
+        assert ratio == pytest.approx(net / optimised, abs=0.01)
+        # An untrained net is no match for even three steps from the content.
+        assert ratio > 1
+    mean = np.mean([float(row[4]) for row in rows[-3:-1]])
+    assert float(rows[-1][2].rstrip(",")) == pytest.approx(mean, abs=0.011)

@@ -11,6 +11,8 @@ COMMANDS = {
     "zoo.stylize": "a photo, a folder of them or an animation, repainted",
     "export": "a run as a SavedModel that needs nothing of ours",
     "experiments.bench": "measure the loop, the input and the memory of this machine",
+    "experiments.yardstick": "a style network beside Gatys' optimisation, by its own objective",
+    "experiments.perceptual": "make the random net in whose features style models compare",
     "experiments.extractor": "train the classifier whose features the sample measures use",
 }
 
