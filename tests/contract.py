@@ -168,8 +168,8 @@ def test_two_replicas_equal_one(name, on_two_replicas):
         assert len(arrays) == len(one_replica.state) + 1
         scalars = [list(block.values()) for block in one_replica.scalars]
         np.testing.assert_allclose(scalars, arrays["scalars"], rtol=1e-5)
-        # Instance normalisation of 2x2 places, and losses with a kink, make much of rounding errors:
-        # the scalars above agree, the weights by half a step.
+        # Instance normalisation of 2x2 places, and losses with a kink, make much of rounding
+        # errors: the scalars above agree, the weights by half a step.
         tolerance = 1e-6 if build(name).draws else 1e-3
         for index, one in enumerate(one_replica.state):
             np.testing.assert_allclose(one, arrays[f"arr_{index}"], rtol=1e-4, atol=tolerance)

@@ -50,7 +50,11 @@ class AdaIN(StyleModel):
         super().__init__(config, **kwargs)
         self.evaluation_names = self.scalar_names = (*self.scalar_names, "asked")
         self.encoder = perceptual.Encoder(config.perceptual)
-        self.decoder = Decoder(self.encoder.channels, config.upsampling)
+        # The random net has one convolution a block: too few to come back from.
+        repeats = 2 if config.perceptual == "random" else 1
+        self.decoder = Decoder(
+            [repeats * block for block in self.encoder.channels], config.upsampling
+        )
         self.decoder(self.encoder(tf.zeros([1, 16, 16, 3])))
         self.built = True
 
