@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from zoo import runtime
+from zoo.data import source
 
 # Started in the background of a script, SIGINT is ignored, and what we start inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,4 +28,7 @@ def data_cache(tmp_path_factory):
     directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_CACHE_DIR", str(directory))
+        # Before any command needs them, and says that it waits for another that draws them.
+        for split in ("train", "test"):
+            source.load("glyphs").arrays(split)
         yield directory
