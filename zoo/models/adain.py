@@ -19,7 +19,7 @@ from zoo.generative import Losses, Noise, to_float
 from zoo.style_nets import Decoder, cut, normalise, pad_to_multiple
 from zoo.style_transfer import StyleConfig, StyleModel, optimizers
 
-DEFAULTS = {"dataset": "scenes", "image_size": 96, "batch_size": 4, "total_steps": 1500}
+DEFAULTS = {"dataset": "scenes", "image_size": 96, "batch_size": 4, "total_steps": 1300}
 
 
 @dataclasses.dataclass(frozen=True)
