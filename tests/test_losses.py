@@ -432,6 +432,15 @@ def test_edge_loss_is_what_is_missing_of_an_edge():
         np.testing.assert_allclose(found, [expected[number]], atol=1e-6)
 
 
+def test_edge_loss_keeps_no_edge_that_is_a_rounding_error():
+    content = np.full((1, 4, 4, 3), 0.5, np.float32)
+    content[:, :, 2:] += 1e-6
+    images = np.zeros((1, 4, 4, 3), np.float32)
+    images[:, :, :2] = 1.0  # a strong edge, the other way round
+    found = losses.edge_loss(tf.constant(images), tf.constant(content))
+    np.testing.assert_array_equal(found, [0.0])
+
+
 def test_edge_loss_looks_at_three_sizes():
     content = np.zeros((1, 8, 8, 3), np.float32)
     content[:, 4:] = 1.0

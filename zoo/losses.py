@@ -13,6 +13,7 @@ from zoo.layers import halve
 LOG_TWO_PI = math.log(2.0 * math.pi)
 _TINY = 1e-8
 _PATCH_LEVELS = 3
+_LEAST_EDGE = 1e-5
 
 
 def _sum_pixels(values: tf.Tensor) -> tf.Tensor:
@@ -273,7 +274,9 @@ def edge_loss(images: tf.Tensor, content: tf.Tensor) -> tf.Tensor:
                 break
             images, content = halve(images), halve(content)
         for ours, theirs in zip(_differences(images), _differences(content), strict=True):
-            missing = tf.nn.relu(tf.abs(theirs) - tf.sign(theirs) * ours)
+            # In flat areas a rounding error has no direction that should be kept.
+            direction = tf.where(tf.abs(theirs) > _LEAST_EDGE, tf.sign(theirs), 0.0)
+            missing = tf.nn.relu(direction * (theirs - ours))
             total += 0.5 * weight * tf.reduce_mean(missing, axis=[1, 2])
     return total
 
