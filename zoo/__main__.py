@@ -24,12 +24,12 @@ def main(argv: list[str]) -> int:
     print(f"zoo {zoo.__version__}: models for AI art\n")
     for title, names in (
         ("Models (--model)", models.names()),
-        ("Data sets (--dataset)", source.names()),
+        ("Data sets (--dataset)", {**source.names(), "folder:PATH": "your own pictures."}),
         ("Commands (python -m ..., each with --help)", COMMANDS),
     ):
         print(f"{title}:")
         for name, text in names.items():
-            print(f"  {name:18} {text}")
+            print(f"  {name:22} {text}")
         print()
     print("Start: python -m zoo.train --model=vae")
     return 0
