@@ -36,14 +36,15 @@ def batches(
         )
     share, per_pipeline = batch_size // replicas, replicas // pipelines
     tensors = {name: tf.constant(values) for name, values in examples.items()}
+    counts = {_order(name): len(values) for name, values in examples.items()}
 
     def load(number: tf.Tensor) -> dict[str, tf.Tensor]:
         step, replica = number // per_pipeline, first_replica + number % per_pipeline
         positions = step * batch_size + replica * share + tf.range(share, dtype=tf.int64)
-        return {
-            name: tf.gather(values, shuffled(positions, values.shape[0], seed, _order(name)))
-            for name, values in tensors.items()
+        indices = {
+            order: shuffled(positions, count, seed, order) for order, count in counts.items()
         }
+        return {name: tf.gather(values, indices[_order(name)]) for name, values in tensors.items()}
 
     numbers = tf.data.Dataset.range(start_step * per_pipeline, _NEVER)
     # Drawing a batch costs less than handing it between threads: one worker of its own, no tuning.
