@@ -461,19 +461,13 @@ def _unwritable(path: pathlib.Path, error: OSError) -> UsageError:
 
 @contextlib.contextmanager
 def _whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """An empty file under a temporary name, renamed at the end, removed when anything fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`files.whole` of an empty file; UsageError where it cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
-        raise
+        with files.whole(path) as temporary:
+            temporary.touch()
+            yield temporary
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _alike(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
