@@ -55,9 +55,7 @@ class FolderSource(Source):
         Raises IndexError for an index outside 0 ... num_examples[split] - 1, UsageError for an
         unknown split or a file that cannot be read.
         """
-        count = self._count(split)
-        if not 0 <= index < count:
-            raise IndexError(f"example {index} of {self.name} ({split}): expected 0 to {count - 1}")
+        self._check_index(index, split)
         path, label = self.files[split][index]
         image = photos.crop_square(photos.read(self.root / path), self.image_shape[0])
         return {"image": image, "label": label}

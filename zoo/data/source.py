@@ -50,9 +50,7 @@ class Source:
         Raises IndexError for an index outside 0 ... num_examples[split] - 1 and UsageError for an
         unknown split.
         """
-        count = self._count(split)
-        if not 0 <= index < count:
-            raise IndexError(f"example {index} of {self.name} ({split}): expected 0 to {count - 1}")
+        self._check_index(index, split)
         images, labels = self._module().draw([index], **self._options(split))
         return {"image": images[0], "label": int(labels[0])}
 
@@ -79,6 +77,11 @@ class Source:
 
         name = f"{short_name(self.name)}-{self.image_shape[0]}px-{split}-{count}"
         return cache.cached(f"{name}-seed{self.seed}-{code_hash(self._module())}", draw)
+
+    def _check_index(self, index: int, split: str) -> None:
+        count = self._count(split)
+        if not 0 <= index < count:
+            raise IndexError(f"example {index} of {self.name} ({split}): expected 0 to {count - 1}")
 
     def _count(self, split: str) -> int:
         if split not in self.num_examples:
