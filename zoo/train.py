@@ -25,6 +25,8 @@ _FINAL_SAMPLES = 4000
 _THOROUGH_EXAMPLES = 1000
 _PROJECTOR_EXAMPLES = 1000
 _STEPS_TO_ADD = 300
+# Scales and shifts alone bear, and need, larger steps than a whole net.
+_RATE_TO_ADD = 3e-2
 # As many as the nearest neighbours that sample quality looks at, and the picture itself.
 _LEAST_HELD_OUT = 6
 
@@ -74,6 +76,7 @@ def _with_base(argv: list[str]) -> list[str]:
         *(f"--{name}={value}" for name, value in base.recorded().items()),
         f"--styles={together}",
         f"--total_steps={_STEPS_TO_ADD}",
+        f"--learning_rate={_RATE_TO_ADD}",
         f"--run_dir={run.path}-{pathlib.Path(config['add_style']).stem}",
         *argv,
     ]
