@@ -4,6 +4,9 @@
 fails at its first request in the C++ loader that TF Serving uses.
 """
 
+import contextlib
+import fcntl
+import io
 import json
 import os
 import pathlib
@@ -11,55 +14,84 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
+from export import card, verify, warmup
+from zoo import runtime
 from zoo.errors import UsageError
 from zoo.generative import GenerativeModel
 
-TOLERANCE = 1e-5
 _BATCHES = (1, 3, 16)
 _PICTURE_SIZE = (37, 30)
-_VERIFY = pathlib.Path(__file__).with_name("verify.py")
+# TF Serving looks at no name that is not a number.
+_PREFIX = ".export-"
 
 
-def write(model: GenerativeModel, directory: pathlib.Path) -> pathlib.Path:
+def write(
+    model: GenerativeModel, directory: pathlib.Path, about: card.About | None = None
+) -> pathlib.Path:
     """Writes directory/<next version>, verified, under its name only when it is right.
 
-    `serving_default` is the model's first endpoint. Returns the version's path. RuntimeError if the
-    artifact does not agree with the model: then nothing is left behind.
+    `serving_default` is the model's first endpoint; about: where it comes from, for its card.
+    Returns the version's path. RuntimeError if the artifact does not agree with the model: then
+    nothing is left behind.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=directory))
+        with _locked(directory):
+            _remove_stale(directory)
+            temporary = pathlib.Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=".tmp", dir=directory))
+            ours = contextlib.ExitStack()
+            ours.enter_context(_locked(temporary))
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror}; choose another --out") from (
             error
         )
-    try:
-        endpoints = model.endpoints()
-        _write_archive(model, endpoints, temporary / "model")
-        requests = temporary / "requests.npz"
-        np.savez(requests, **_requests(endpoints, model.num_classes))  # type: ignore[arg-type]
-        verification = _verify_in_fresh_process(temporary / "model", requests)
-        report = json.dumps(verification, indent=2) + "\n"
-        (temporary / "model" / "verification.json").write_text(report, encoding="utf-8")
-        path = directory / str(_next_version(directory))
-        os.rename(temporary / "model", path)
-        return path
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    name = directory.resolve().name
+    with ours:
+        try:
+            endpoints = model.endpoints()
+            with _optimised_as_elsewhere():
+                requests = _requests(endpoints, model.num_classes)
+            path = temporary / "model"
+            _write_archive(endpoints, path)
+            (path / verify.REQUESTS).parent.mkdir()
+            # An OSError, where savez would say that the file is not a ZIP file.
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **requests)  # type: ignore[arg-type]
+            (path / verify.REQUESTS).write_bytes(buffer.getvalue())
+            examples = {endpoint: inputs(requests, endpoint) for endpoint in endpoints}
+            warmup.write(path, name, examples.items())
+            report = _verify_in_fresh_process(path)
+            (path / "verification.json").write_text(report, encoding="utf-8")
+            text = card.text(name, model, endpoints, examples, path, about)
+            (path / "README.md").write_text(text, encoding="utf-8")
+            with _locked(directory):
+                final = directory / str(_next_version(directory))
+                os.rename(path, final)
+            return final
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_archive(model: GenerativeModel, endpoints: dict, path: pathlib.Path) -> None:
+def _write_archive(endpoints: dict, path: pathlib.Path) -> None:
+    # The variables that endpoints use are found by themselves: a discriminator stays at home.
     archive = keras.export.ExportArchive()
-    archive.track(model)
     default = next(iter(endpoints.values()))
     for name, function in {**endpoints, "serving_default": default}.items():
         archive.add_endpoint(name, function)
     archive.write_out(str(path), verbose=False)
+
+
+def inputs(requests: dict[str, np.ndarray], endpoint: str) -> dict[str, np.ndarray]:
+    """The smallest request of an endpoint."""
+    prefix = f"{endpoint}/{_BATCHES[0]}/in/"
+    return {key[len(prefix) :]: value for key, value in requests.items() if key.startswith(prefix)}
 
 
 def _requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
@@ -76,32 +108,85 @@ def _requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
                 arrays[f"{endpoint}/{batch}/in/{name}"] = value
             answers = function(*(tf.constant(value) for value in feeds.values()))
             for name, value in answers.items():
-                arrays[f"{endpoint}/{batch}/out/{name}"] = value.numpy()
+                # NumPy keeps bytes of unequal lengths without pickling only as "S".
+                value = value.numpy()
+                value = value.astype("S") if value.dtype == object else value
+                arrays[f"{endpoint}/{batch}/out/{name}"] = value
     return arrays
+
+
+@contextlib.contextmanager
+def _optimised_as_elsewhere() -> Iterator[None]:
+    """TensorFlow rewrites graphs as it does in a server, not as the zoo has it while training.
+
+    Rounding is then the same, to the last bit.
+    """
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(runtime.REWRITES, True))
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options(before)
 
 
 def _example(
     spec: tf.TensorSpec, batch: int, generator: np.random.Generator, num_classes: int
 ) -> np.ndarray:
+    if spec.dtype == tf.string:
+        return np.array([_file(generator, "JPEG" if row % 2 else "PNG") for row in range(batch)])
     # A picture of any size: no multiple of what a net halves by.
     sizes = iter(_PICTURE_SIZE)
     shape = [batch, *(next(sizes) if size is None else size for size in spec.shape[1:])]
+    values = generator.random(shape)
     if spec.dtype.is_integer:
-        below = num_classes if spec.name == "label" else 1000
-        return (generator.random(shape) * below).astype(spec.dtype.as_numpy_dtype)
-    return generator.random(shape).astype(spec.dtype.as_numpy_dtype)
+        values *= num_classes if spec.name == "label" else 1000
+    elif spec.name.endswith("_weights"):
+        values /= values.sum(axis=1, keepdims=True)
+    return values.astype(spec.dtype.as_numpy_dtype)
 
 
-def _verify_in_fresh_process(path: pathlib.Path, requests: pathlib.Path) -> dict:
+def _file(generator: np.random.Generator, kind: str) -> bytes:
+    """A coloured slope as a picture file."""
+    corners = generator.integers(0, 256, (2, 2, 3), np.uint8)
+    picture = Image.fromarray(corners).resize(_PICTURE_SIZE, Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _verify_in_fresh_process(path: pathlib.Path) -> str:
     # -I: no environment, no working directory on the path; the script imports TensorFlow only.
-    command = [sys.executable, "-I", str(_VERIFY), str(path), str(requests), str(TOLERANCE)]
+    command = [sys.executable, "-I", verify.__file__, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
         raise RuntimeError(f"the exported model failed its verification: {lines[-1]}")
-    return json.loads(done.stdout)
+    if not all(json.loads(done.stdout)["png_equal_bit_for_bit"].values()):
+        raise RuntimeError("the exported model's PNG files are not equal bit for bit")
+    return done.stdout
 
 
 def _next_version(directory: pathlib.Path) -> int:
     versions = [int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal()]
     return max(versions, default=0) + 1
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path, flags: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Holds a directory; the kernel lets go of it when the process ends, however it ends."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, flags)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(directory: pathlib.Path) -> None:
+    """Removes what exports that were killed left here; those that still write hold theirs."""
+    for path in directory.glob(f"{_PREFIX}*.tmp"):
+        with (
+            contextlib.suppress(BlockingIOError, FileNotFoundError, NotADirectoryError),
+            _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB),
+        ):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,8 @@
 """What all tests share: TensorFlow as the zoo sets it up, and one cache of drawn data."""
 
+import fcntl
 import os
+import pathlib
 import signal
 
 import pytest
@@ -32,3 +34,31 @@ def data_cache(tmp_path_factory):
         for split in ("train", "test"):
             source.load("glyphs").arrays(split)
         yield directory
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """name -> directory of that model exported, at its TINY config with three classes.
+
+    Each is exported once, whichever of the tests' processes needs it first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def export(name: str) -> pathlib.Path:
+        import contract
+
+        from export import savedmodel
+
+        directory = base / "served" / name
+        directory.parent.mkdir(exist_ok=True)
+        with open(directory.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (directory / "1").exists():
+                model = contract.build(name, num_classes=3)
+                contract.make_loop(model).run_block(2)
+                savedmodel.write(model, directory)
+        return directory
+
+    return export

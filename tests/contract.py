@@ -384,9 +384,9 @@ def test_sheets_are_images(name):
         assert sheet.columns > 0
 
 
-@pytest.mark.parametrize("num_classes", [3, 0])
-def test_endpoints_reload_without_zoo_and_agree(name, num_classes, tmp_path):
-    model = build_or_refuse(name, num_classes=num_classes)
+def test_endpoints_without_classes_reload_without_zoo_and_agree(name, tmp_path):
+    """Those with classes: tests/test_serving.py."""
+    model = build_or_refuse(name, num_classes=0)
     if model is None:
         return
     make_loop(model).run_block(2)

@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "experiments.bench", *map(str, arguments)]
+def bench(*arguments: object, module: str = "experiments.bench") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
@@ -52,6 +52,42 @@ def test_wrong_flags_exit_2_with_one_line(flag, words):
     done = bench(flag)
     assert done.returncode == 2
     assert done.stdout == ""
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_serving_is_measured_at_both_batch_sizes(tmp_path):
+    out = tmp_path / "figures.json"
+    arguments = ("--models=cgan,style", "--requests=3", "--starts=1", f"--out={out}")
+    done = bench(*arguments, module="experiments.bench_serving")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())["models"]
+    assert set(figures) == {"cgan", "style"}
+    for name, batches in (("cgan", {"1", "32"}), ("style", {"1", "4"})):
+        model = figures[name]
+        assert set(model["requests"]) == batches
+        for result in model["requests"].values():
+            assert set(result["p50_ms"]) == {"saved_model", "predict", "call", "tf_function"}
+            assert set(result["ratios"]) == {"predict", "call", "tf_function"}
+            assert min(result["p50_ms"].values()) > 0
+        assert model["start"]["warm"]["warm_up_ms"] > model["start"]["cold"]["warm_up_ms"] == 0
+        assert all(size > 1000 for size in model["bytes"].values())
+        assert f"\n{name}\n" in done.stdout
+    assert done.stdout.count("saved_model / predict") == 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--models=vea", "did you mean vae"),
+        ("--requests=0", "--requests=0"),
+        ("--out=no/where", "--out"),
+    ],
+)
+def test_the_serving_benchmark_refuses(flag, words):
+    done = bench(flag, module="experiments.bench_serving")
+    assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
 

@@ -38,6 +38,7 @@ from commands import (
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import export.__main__
 import zoo
 import zoo.__main__
 import zoo.flags
@@ -45,6 +46,7 @@ import zoo.generative
 import zoo.models
 import zoo.restore
 import zoo.sample
+import zoo.stylize
 from zoo.checkpoints import Checkpoints
 from zoo.data import source
 from zoo.errors import UsageError
@@ -637,9 +639,13 @@ def test_real_errors_of_tensorflow_still_appear():
 
 
 def test_a_gpu_that_tensorflow_cannot_use_is_mentioned(tmp_path):
-    code = "from zoo import runtime; runtime._NVIDIA_DRIVER = {!r}; runtime.import_tensorflow()"
-    for driver, words in ((tmp_path, "finds no GPU"), (tmp_path / "none", "")):
-        command = [sys.executable, "-c", code.format(str(driver))]
+    code = "from zoo import runtime; runtime._NVIDIA_DRIVER = {!r}; runtime.import_tensorflow({})"
+    for driver, options, words in (
+        (tmp_path, "", "finds no GPU"),
+        (tmp_path, "gpu=False", ""),
+        (tmp_path / "none", "", ""),
+    ):
+        command = [sys.executable, "-c", code.format(str(driver), options)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0
@@ -819,14 +825,58 @@ def test_a_run_without_a_checkpoint(copy):
     assert_refused(run("export", f"--run_dir={copy}", f"--out={copy}/x"), "no data.json")
 
 
-def test_export_is_verified_and_numbered(trained, tmp_path):
-    for version, checkpoint, of in (("1", "best", "best"), ("2", "last", "checkpoints")):
-        arguments = (f"--run_dir={trained[0]}", f"--out={tmp_path}", f"--checkpoint={checkpoint}")
-        done = run("export", *arguments)
+def test_export_is_verified_numbered_and_told(trained, tmp_path):
+    path = trained[0]
+    for version, checkpoint, of in (
+        ("1", "best", "best/step-40"),
+        ("2", "30", "checkpoints/step-30"),
+    ):
+        arguments = (f"--run_dir={path}", f"--out={tmp_path / 'digits'}")
+        done = run("export", *arguments, f"--checkpoint={checkpoint}")
         assert_done(done)
-        assert done.stdout.startswith(f"{tmp_path / version} from {trained[0]}/{of}/step-40")
-        assert "sample: verified in a fresh process" in done.stdout
-    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+        assert done.stdout.startswith(f"{tmp_path / 'digits' / version} from {path}/{of}")
+        assert "sample: verified in a fresh process, max abs difference 0.0e+00" in done.stdout
+        assert "sample_png: verified in a fresh process, equal bit for bit" in done.stdout
+    assert sorted(os.listdir(tmp_path / "digits")) == ["1", "2"]
+    best, other = ((tmp_path / "digits" / name / "README.md").read_text() for name in "12")
+    assert best.startswith("# digits\n")
+    flags = (path / "flags.txt").read_text()
+    assert f"```\n{flags}```" in best
+    assert "Data: `glyphs`, classes from 0: 0, 1, 2, 3" in best
+    assert "Rights in the data: none of others" in best
+    assert "Weights of step 40, `best/step-40`" in best
+    metrics = json.loads((path / "metrics.json").read_text())
+    for kind in ("measures", "thorough_measures", "sample_measures"):
+        for name, value in metrics[kind].items():
+            assert f"| {name} | {value:.4g} |" in best
+    assert '"sampler": "mixture"' in best
+    for name, version in json.loads((path / "versions.json").read_text()).items():
+        assert f"{name} {version}" in best
+    assert "Weights of step 30" in other
+    assert "Nothing was measured at this step." in other
+
+
+def test_a_checkpoint_by_its_step(trained, tmp_path, capsys):
+    arguments = [f"--run_dir={trained[0]}", f"--out={tmp_path / 'one.png'}", "--count=1"]
+    for step in ("20", "30"):
+        assert zoo.sample.main([*arguments, f"--checkpoint={step}"]) == 0
+        assert f"{trained[0]}/checkpoints/step-{step})" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"--checkpoint=25: .* 20, 30, 40, 40 \(the best\)"):
+        zoo.sample.main([*arguments, "--checkpoint=25"])
+    for command in (zoo.sample, zoo.stylize, export.__main__):
+        with pytest.raises(UsageError, match="--checkpoint=bset: expected best, last or the num"):
+            command.main(["--checkpoint=bset"])
+
+
+def test_the_best_checkpoint_by_its_step_when_it_is_no_longer_among_the_last(copy, capsys):
+    for file in (copy / "checkpoints").glob("step-40.*"):
+        file.unlink()
+    out = f"--out={copy / 'one.png'}"
+    assert zoo.sample.main([f"--run_dir={copy}", out, "--count=1", "--checkpoint=40"]) == 0
+    assert f"{copy}/best/step-40)" in capsys.readouterr().out
+    (copy / "checkpoints" / "step-30.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"checkpoint .*/step-30 is damaged"):
+        zoo.sample.main([f"--run_dir={copy}", out, "--checkpoint=30"])
 
 
 @pytest.mark.slow

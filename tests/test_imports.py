@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = {"train", "sample", "stylize", "flags", "restore", "__main__"}
 MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints"}
 BOTTOM = {
-    "adversarial", "augment", "errors", "files", "gatys", "generative", "layers", "lbfgs",
-    "losses", "nets", "optimizers", "perceptual", "photos", "pictures", "progress", "runtime",
-    "strips", "style_nets", "style_transfer",
+    "adversarial", "augment", "endpoints", "errors", "files", "gatys", "generative", "layers",
+    "lbfgs", "losses", "nets", "optimizers", "perceptual", "photos", "pictures", "progress",
+    "runtime", "strips", "style_nets", "style_transfer",
 }  # fmt: skip
 FILES = sorted(ROOT.glob("zoo/**/*.py"))
 
@@ -77,6 +77,9 @@ def test_other_packages_stand_on_zoo_alone(package):
         "zoo.flags",
         "zoo.data.source",
         "export.__main__",
+        "export.serving",
+        "export.verify",
+        "experiments.bench_serving",
     ],
 )
 def test_commands_start_without_anything_heavy(module):

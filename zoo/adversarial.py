@@ -13,6 +13,7 @@ Shape letters: B examples, H W C image, Z latent_dim, K classes, N samples.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo import errors, losses
+from zoo import endpoints, errors, losses
 from zoo.augment import augment, parse
 from zoo.generative import (
     GenerativeModel,
@@ -350,29 +351,33 @@ class AdversarialModel(GenerativeModel):
         return "{:,} parameters of the generator, {:,} of the discriminator".format(*counts)
 
     def endpoints(self) -> dict[str, Any]:
-        """sample and decode, for conditional models with a label; float images in [0, 1]."""
-        latents = tf.TensorSpec([None, self.config.latent_dim], tf.float32, name="latents")
-        seeds = tf.TensorSpec([None, 2], tf.int64, name="seed")
-        labels = tf.TensorSpec([None], tf.int32, name="label")
-        endpoints = {
-            "sample": tf.function(
-                lambda seed: {"images": self.sample(seed)}, input_signature=[seeds]
-            )
-        }
-        if not self.conditional:
-            endpoints["decode"] = tf.function(
-                lambda latents: {"images": self.decode(latents)}, input_signature=[latents]
-            )
-            return endpoints
-        endpoints["sample_label"] = tf.function(
-            lambda seed, label: {"images": self.sample(seed, label)},
-            input_signature=[seeds, labels],
+        truncate = truncate_uniform if self.config.latents == "uniform" else truncate_normal
+        return endpoints.drawing(
+            self, self.config.latent_dim, labelled=self.conditional, truncate=truncate
         )
-        endpoints["decode"] = tf.function(
-            lambda latents, label: {"images": self.decode(latents, label)},
-            input_signature=[latents, labels],
-        )
-        return endpoints
+
+
+def truncate_normal(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
+    """above 0; no latent is farther from 0 than this, at 6 all are as drawn, near 0 every picture
+    is the middle one (Brock, Donahue & Simonyan 2019, 1809.11096, section 3.1, who draw
+    anew what is farther; here the same distribution by its inverse, which moves with truncation).
+    """
+    # The tail beyond -|latents|, squeezed into what truncation leaves of it, keeps its digits.
+    bound = _normal_cdf(-truncation)[:, None]
+    tail = bound + (1.0 - 2.0 * bound) * _normal_cdf(-tf.abs(latents))
+    return -tf.sign(latents) * tf.math.ndtri(tail)
+
+
+def truncate_uniform(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
+    """0 to 1; no latent is farther from 0 than this: at 1 all are as drawn, at 0 every picture is
+    the middle one (latents uniform in [-1, 1] are scaled; Brock, Donahue & Simonyan 2019,
+    1809.11096, section 3.1, draw anew: the same distribution).
+    """
+    return truncation[:, None] * latents
+
+
+def _normal_cdf(values: tf.Tensor) -> tf.Tensor:
+    return 0.5 * tf.math.erfc(-values * math.sqrt(0.5))
 
 
 def _norm_over_replicas(gradients: Sequence[tf.Tensor]) -> tf.Tensor:

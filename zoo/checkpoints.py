@@ -85,6 +85,16 @@ class Checkpoints:
             )
         return None
 
+    def restore_step(self, step: int) -> str:
+        """Restores the checkpoint of this step, which must be there; its path.
+
+        BrokenCheckpoints if it is damaged.
+        """
+        path = self._directory / f"step-{step}"
+        if damage := _read(self._checkpoint, path):
+            raise BrokenCheckpoints(f"checkpoint {path} is damaged ({damage})")
+        return str(path)
+
 
 class Record(TypedDict):
     """What best.json holds: the evaluation that the best checkpoint is of."""

@@ -202,6 +202,12 @@ def parse_options(kind: type[Options], usage: str, argv: Sequence[str]) -> Optio
     return kind(**parse(fields, argv))
 
 
+def check_checkpoint(value: str) -> None:
+    """UsageError for a --checkpoint that is neither best, last nor a step."""
+    if value not in ("best", "last") and not value.isdecimal():
+        raise UsageError(f"--checkpoint={value}: expected best, last or the number of a step")
+
+
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command's main(argv) and exits: 2 and one line on stderr for a UsageError."""
     # As an exception, so that temporary files are removed on the way out.

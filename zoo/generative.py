@@ -263,7 +263,8 @@ class GenerativeModel(keras.Model):
     def endpoints(self) -> dict[str, Any]:
         """Endpoint name -> tf.function with an input signature, batch dimension first.
 
-        The first is what a newcomer would call: `serving_default`.
+        The first is what a newcomer would call: `serving_default`. Their docstrings name every
+        input with its range (`zoo.endpoints`).
         """
         raise NotImplementedError(f"{type(self).__name__} exports no endpoints")
 
@@ -363,24 +364,33 @@ class GenerativeModel(keras.Model):
         return [*unique.values(), self.step, self.rollbacks]
 
 
+def between(first: tf.Tensor, second: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    """first, second [N, Z], share [N] from 0 to 1 -> [N, Z] on the arc from one to the other.
+
+    Its length grows evenly too.
+    """
+    share = share[:, None]
+    lengths = [tf.norm(points, axis=1, keepdims=True) for points in (first, second)]
+    product = lengths[0] * lengths[1]
+    cosine = tf.reduce_sum(first * second, axis=1, keepdims=True)
+    cosine = tf.where(product > 0, tf.math.divide_no_nan(cosine, product), 1)
+    angle = tf.acos(tf.clip_by_value(cosine, -1, 1))
+    # Along a straight line, or to the opposite side, there is no turn to take: go straight.
+    turns = tf.sin(angle) > 1e-4
+    scale = tf.where(turns, tf.sin(angle) * product, 1)
+    direction = tf.sin((1 - share) * angle) * first * lengths[1]
+    direction += tf.sin(share * angle) * second * lengths[0]
+    length = (1 - share) * lengths[0] + share * lengths[1]
+    return tf.where(turns, length * direction / scale, (1 - share) * first + share * second)
+
+
 def interpolate(anchors: np.ndarray, frames: int) -> np.ndarray:
     """anchors [N, Z] -> a closed path [N · frames, Z] that meets anchor i at i · frames."""
     ends = np.roll(anchors, -1, axis=0)
-    lengths = [np.linalg.norm(points, axis=1, keepdims=True) for points in (anchors, ends)]
-    product = lengths[0] * lengths[1]
-    cosine = np.sum(anchors * ends, axis=1, keepdims=True) / np.where(product > 0, product, 1.0)
-    angle = np.arccos(np.clip(np.where(product > 0, cosine, 1.0), -1.0, 1.0))
-    # Along a straight line, or to the opposite side, there is no turn to take: go straight.
-    turns = np.sin(angle) > 1e-4
-    sine, product = np.where(turns, np.sin(angle), 1.0), np.where(turns, product, 1.0)
-    path = []
-    for share in np.arange(frames) / frames:
-        direction = np.sin((1 - share) * angle) * anchors * lengths[1]
-        direction += np.sin(share * angle) * ends * lengths[0]
-        length = (1 - share) * lengths[0] + share * lengths[1]
-        straight = (1 - share) * anchors + share * ends
-        path.append(np.where(turns, length * direction / (sine * product), straight))
-    return np.stack(path, axis=1).reshape(-1, anchors.shape[1]).astype(np.float32)
+    first, second = (points.astype(np.float64).repeat(frames, axis=0) for points in (anchors, ends))
+    share = np.tile(np.arange(frames) / frames, len(anchors))
+    path = between(tf.constant(first), tf.constant(second), tf.constant(share))
+    return path.numpy().astype(np.float32)
 
 
 def batch_size(batch: dict[str, tf.Tensor]) -> int | tf.Tensor:

@@ -21,6 +21,7 @@ class Restored(NamedTuple):
     settings: Settings
     class_names: tuple[str, ...]
     checkpoint: str
+    run_dir: str | os.PathLike
 
 
 def build_model(
@@ -45,8 +46,8 @@ def restore(
 ) -> Restored:
     """The model of a run directory; UsageError if it is none or has no readable checkpoint.
 
-    checkpoint: "best", or "last" for the newest. Where there is no best, or it is damaged, the
-    last is taken and `say` is told.
+    checkpoint: "best", "last" for the newest, or a step. Where there is no best, or it is damaged,
+    the last is taken and `say` is told; where there is none of that step, UsageError.
     """
     run = Run.open(run_dir)
     settings = read_recorded(run.flags())
@@ -55,13 +56,32 @@ def restore(
         raise UsageError(f"{run_dir} has no data.json: its training never began; train it first")
     model = build_model(settings, data["image_shape"], tuple(data["class_names"]))
     state = model.checkpoint()
+    best, all_of_them = Best(state, run.best), Checkpoints(state, run.checkpoints)
     path = None
-    if checkpoint == "best":
-        path = Best(state, run.best).restore(lambda line: say(f"{line}: taking the last"))
     try:
-        path = path or Checkpoints(state, run.checkpoints).restore(say)
+        if checkpoint.isdecimal():
+            path = _restore_step(int(checkpoint), best, all_of_them, say)
+        else:
+            if checkpoint == "best":
+                path = best.restore(lambda line: say(f"{line}: taking the last"))
+            path = path or all_of_them.restore(say)
     except BrokenCheckpoints as error:
         raise UsageError(str(error)) from error
     if path is None:
         raise UsageError(f"{run_dir} has no checkpoint yet: let it train a while first")
-    return Restored(model, settings, tuple(data["class_names"]), path)
+    return Restored(model, settings, tuple(data["class_names"]), path, run_dir)
+
+
+def _restore_step(
+    step: int, best: Best, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> str | None:
+    record, steps = best.record(), checkpoints.steps()
+    if step in steps:
+        return checkpoints.restore_step(step)
+    if record and record["step"] == step:
+        return best.restore(say)
+    kept = [*map(str, steps), *([f"{record['step']} (the best)"] if record else [])]
+    raise UsageError(
+        f"--checkpoint={step}: no checkpoint of that step is kept; there are: "
+        f"{', '.join(kept) or 'none'}"
+    )

@@ -20,6 +20,9 @@ _CHATTER = (
 # Said by the CUDA-capable build on machines that have no NVIDIA device; elsewhere a real error.
 _NO_GPU_CHATTER = ("failed call to cuInit", "cuda_diagnostics")
 _NVIDIA_DRIVER = "/proc/driver/nvidia"
+# TensorFlow does these to the same step differently inside and outside of a loop, so that rounding
+# differs: without them the zoo's loop and fit() agree bit for bit, at the same speed.
+REWRITES = ("remapping", "arithmetic_optimization", "constant_folding")
 _FILTER = """
 import sys
 for line in sys.stdin.buffer:
@@ -31,12 +34,17 @@ for line in sys.stdin.buffer:
 _logger = logging.getLogger("zoo")
 
 
-def import_tensorflow():
-    """Imports TensorFlow and returns it; anything but the known chatter still reaches stderr."""
+def import_tensorflow(*, gpu: bool = True):
+    """Imports TensorFlow and returns it; anything but the known chatter still reaches stderr.
+
+    gpu: False leaves GPUs alone, for work whose rounding must be that of another process.
+    """
+    if not gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     # Its warnings come beside an exception that says the same, or ask nothing of the user.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # An export verifies its work in a second process, which needs the GPU too.
+    # So that one can sample from a run while another is trained.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     has_driver = os.path.exists(_NVIDIA_DRIVER)
     with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
@@ -44,16 +52,12 @@ def import_tensorflow():
 
         # These lines come with the first operation, not with the import.
         tf.constant(0)
-    if has_driver and not tf.config.list_physical_devices("GPU"):
+    if gpu and has_driver and not tf.config.list_physical_devices("GPU"):
         _logger.warning(
             "this machine has an NVIDIA driver, but TensorFlow finds no GPU and computes on the "
             "CPU: pip install 'zoo-art[gpu]'"
         )
-    # These rewrite the same step differently inside and outside of a loop, so that rounding
-    # differs: without them the zoo's loop and fit() agree bit for bit, at the same speed.
-    tf.config.optimizer.set_experimental_options(
-        {"remapping": False, "arithmetic_optimization": False, "constant_folding": False}
-    )
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(REWRITES, False))
     return tf
 
 

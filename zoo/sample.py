@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Literal
 
 from zoo import files, flags
 from zoo.errors import UsageError, check_positive
@@ -18,8 +17,8 @@ class SampleFlags:
 
     run_dir: str = ""
     """Directory of a training run."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Which weights: of the best evaluation, or of the last step saved."""
+    checkpoint: str = "best"
+    """Which weights: of the best evaluation, of the last step saved, or of a step by its number."""
     count: int | None = None
     """Pictures on the sheet (64 by default), or latents on the walk (8 by default)."""
     seed: int = 0
@@ -36,6 +35,7 @@ class SampleFlags:
     """File to write: .png, with --walk .webp or .gif; default: samples.png or walk.webp in DIR."""
 
     def __post_init__(self):
+        flags.check_checkpoint(self.checkpoint)
         check_positive(count=self.count, frames=self.frames)
         if not self.run_dir:
             raise UsageError("--run_dir is missing: expected the directory of a training run")

@@ -42,8 +42,8 @@ class StylizeFlags:
     """Photo, animation or video, or a folder of those."""
     run_dir: str = ""
     """Directory of a training run of the model style or adain."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Which weights: of the best evaluation, or of the last step saved."""
+    checkpoint: str = "best"
+    """Which weights: of the best evaluation, of the last step saved, or of a step by its number."""
     style: str = ""
     """A style of the run by its name or number, by default the first. For adain and
     --method=gatys a picture file, or one of the styles of `paintings`."""
@@ -66,6 +66,7 @@ class StylizeFlags:
     """With --method=gatys: where TensorBoard finds losses and pictures while it paints."""
 
     def __post_init__(self):
+        flags.check_checkpoint(self.checkpoint)
         check_positive(size=self.size)
         if not self.image:
             raise UsageError("--image is missing: expected a photo, an animation or a folder")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from zoo import errors, losses, perceptual
+from zoo import endpoints, errors, losses, perceptual
 from zoo.generative import Losses, Noise, to_float
 from zoo.style_nets import Decoder, cut, normalise, pad_to_multiple
 from zoo.style_transfer import StyleConfig, StyleModel, optimizers
@@ -111,17 +111,37 @@ class AdaIN(StyleModel):
         return cut(self.decoder(features), images)
 
     def endpoints(self) -> dict[str, Any]:
-        """stylize: images [N, H, W, 3] in the style of style_images [N, h, w, 3], strength [N]."""
-        signature = [
-            tf.TensorSpec([None, None, None, 3], tf.float32, name="images"),
-            tf.TensorSpec([None, None, None, 3], tf.float32, name="style_images"),
-            tf.TensorSpec([None], tf.float32, name="strength"),
-        ]
-
         def stylize(images, style_images, strength):
+            """Pictures of one size, repainted in the style of others of one size.
+
+            images, style_images: in [0, 1], any height and width from 8. strength: 1 is all the
+            style, 0 the picture as it is.
+            """
             return {"images": self.stylize(images, style_images, strength)}
 
-        return {"stylize": tf.function(stylize, input_signature=signature)}
+        def stylize_bytes(image_bytes, style_image_bytes, strength):
+            """JPEG or PNG files of any sizes, repainted at their own size, as PNG files.
+
+            image_bytes, style_image_bytes: up to 4,194,304 pixels, sides from 8; what is larger is
+            refused by its header. EXIF orientation is not looked at. strength: as in `stylize`.
+            """
+            rows = (image_bytes, style_image_bytes, strength)
+            return {"png_bytes": endpoints.each_file(self._stylize_file, rows)}
+
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        styles = tf.TensorSpec(images.shape, images.dtype, name="style_images")
+        files = endpoints.IMAGE_BYTES
+        style_files = tf.TensorSpec(files.shape, files.dtype, name="style_image_bytes")
+        return {
+            "stylize": endpoints.endpoint(stylize, images, styles, endpoints.STRENGTH),
+            "stylize_bytes": endpoints.endpoint(
+                stylize_bytes, files, style_files, endpoints.STRENGTH
+            ),
+        }
+
+    def _stylize_file(self, data, style_data, strength) -> tf.Tensor:
+        image, style = (endpoints.from_bytes(file)[None] for file in (data, style_data))
+        return self.stylize(image, style, strength[None])
 
 
 def build(

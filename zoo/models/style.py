@@ -16,7 +16,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from zoo import errors
+from zoo import endpoints, errors
 from zoo.generative import Losses, Noise, to_float
 from zoo.style_nets import TransformerNet
 from zoo.style_transfer import StyleConfig, StyleModel, optimizers
@@ -124,17 +124,33 @@ class StyleTransfer(StyleModel):
         return images + strength[:, None, None, None] * (painted - images)
 
     def endpoints(self) -> dict[str, Any]:
-        """stylize: images [N, H, W, 3] in the mixture style_weights [N, S], at strength [N]."""
-        signature = [
-            tf.TensorSpec([None, None, None, 3], tf.float32, name="images"),
-            tf.TensorSpec([None, self.num_classes], tf.float32, name="style_weights"),
-            tf.TensorSpec([None], tf.float32, name="strength"),
-        ]
-
         def stylize(images, style_weights, strength):
+            """Pictures of one size, repainted.
+
+            images: in [0, 1], any height and width from 8. style_weights: a weight for each style,
+            in sum 1. strength: 1 is all the style, 0 the picture as it is.
+            """
             return {"images": self.stylize(images, style_weights, strength)}
 
-        return {"stylize": tf.function(stylize, input_signature=signature)}
+        def stylize_bytes(image_bytes, style_weights, strength):
+            """JPEG or PNG files of any sizes, repainted at their own size, as PNG files.
+
+            image_bytes: up to 4,194,304 pixels, sides from 8; what is larger is refused by its
+            header. EXIF orientation is not looked at. style_weights, strength: as in `stylize`.
+            """
+            rows = (image_bytes, style_weights, strength)
+            return {"png_bytes": endpoints.each_file(self._stylize_file, rows)}
+
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        weights = tf.TensorSpec([None, self.num_classes], tf.float32, name="style_weights")
+        rest = (weights, endpoints.STRENGTH)
+        return {
+            "stylize": endpoints.endpoint(stylize, images, *rest),
+            "stylize_bytes": endpoints.endpoint(stylize_bytes, endpoints.IMAGE_BYTES, *rest),
+        }
+
+    def _stylize_file(self, data, weights, strength) -> tf.Tensor:
+        return self.stylize(endpoints.from_bytes(data)[None], weights[None], strength[None])
 
 
 def build(

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from zoo import errors, losses
+from zoo import endpoints, errors, losses
 from zoo.generative import (
     GenerativeModel,
     Losses,
@@ -209,32 +209,28 @@ class VAE(GenerativeModel):
         }
 
     def endpoints(self) -> dict[str, Any]:
-        """sample, encode, decode and reconstruct; float images are in [0, 1]."""
         images = tf.TensorSpec([None, *self.image_shape], tf.float32, name="images")
-        latents = tf.TensorSpec([None, self.config.latent_dim], tf.float32, name="latents")
-        seeds = tf.TensorSpec([None, 2], tf.int64, name="seed")
-        endpoints = {
-            "sample": tf.function(
-                lambda seed: {"images": self.sample(seed)}, input_signature=[seeds]
-            ),
-            "encode": tf.function(
-                lambda images: dict(zip(("mean", "logvar"), self.encode(images), strict=True)),
-                input_signature=[images],
-            ),
-            "decode": tf.function(
-                lambda latents: {"images": self.decode(latents)}, input_signature=[latents]
-            ),
-            "reconstruct": tf.function(
-                lambda images: {"images": self(images)}, input_signature=[images]
-            ),
+
+        def encode(images):
+            """Where pictures are in the latent space: a Gaussian each.
+
+            images: in [0, 1]. mean, logvar: its mean, and the logarithm of its variance.
+            """
+            mean, logvar = self.encode(images)
+            return {"mean": mean, "logvar": logvar}
+
+        def reconstruct(images):
+            """Pictures, encoded and decoded.
+
+            images: in [0, 1].
+            """
+            return {"images": self(images)}
+
+        return {
+            **endpoints.drawing(self, self.config.latent_dim, labelled=self.labelled),
+            "encode": endpoints.endpoint(encode, images),
+            "reconstruct": endpoints.endpoint(reconstruct, images),
         }
-        if self.labelled:
-            labels = tf.TensorSpec([None], tf.int32, name="label")
-            endpoints["sample_label"] = tf.function(
-                lambda seed, label: {"images": self.sample(seed, label)},
-                input_signature=[seeds, labels],
-            )
-        return endpoints
 
 
 class Mixture(layers.Layer):
