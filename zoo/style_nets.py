@@ -180,7 +180,8 @@ def fixed_grain(height: int | tf.Tensor, width: int | tf.Tensor) -> list[tf.Tens
 def pad_to_multiple(images: tf.Tensor, multiple: int) -> tf.Tensor:
     """Continues [B, H, W, C] by reflection, down and to the right, to multiples of a number."""
     height, width = tf.shape(images)[1], tf.shape(images)[2]
-    down, right = -height % multiple, -width % multiple
+    # Of no negative number: what its remainder is differs between runtimes.
+    down, right = ((multiple - size % multiple) % multiple for size in (height, width))
     return tf.pad(images, [[0, 0], [0, down], [0, right], [0, 0]], "REFLECT")
 
 

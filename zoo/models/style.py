@@ -11,6 +11,7 @@ edges in place of VGG's features and content (`zoo/style_transfer.py`).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -114,13 +115,18 @@ class StyleTransfer(StyleModel):
         return self.net(images, tf.one_hot(style_labels, self.num_classes))
 
     def stylize(
-        self, images: tf.Tensor, style_weights: tf.Tensor, strength: tf.Tensor
+        self,
+        images: tf.Tensor,
+        style_weights: tf.Tensor,
+        strength: tf.Tensor,
+        grain: Sequence[tf.Tensor] | None = None,
     ) -> tf.Tensor:
         """images [B, H, W, 3] in [0, 1], style_weights [B, S], strength [B] -> [B, H, W, 3].
 
-        strength 1 is the styles' mixture, 0 the picture, between them both are cross-faded.
+        strength 1 is the styles' mixture, 0 the picture, between them both are cross-faded; grain:
+        see `TransformerNet.call`.
         """
-        painted = self.net(images, style_weights)
+        painted = self.net(images, style_weights, grain)
         return images + strength[:, None, None, None] * (painted - images)
 
     def endpoints(self) -> dict[str, Any]:
