@@ -80,6 +80,7 @@ def test_other_packages_stand_on_zoo_alone(package):
         "export.serving",
         "export.verify",
         "experiments.bench_serving",
+        "export.preview",
     ],
 )
 def test_commands_start_without_anything_heavy(module):

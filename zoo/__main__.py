@@ -11,6 +11,7 @@ COMMANDS = {
     "zoo.stylize": "a photo, a folder of them or an animation, repainted",
     "export": "a run as a SavedModel that needs nothing of ours",
     "export.serving": "TensorFlow Serving's settings for a directory of exported models",
+    "export.preview": "exported models over HTTP on this machine, with a page to try them",
     "experiments.bench": "measure the loop, the input and the memory of this machine",
     "experiments.bench_serving": "measure exported models against live ones, and their start",
     "experiments.yardstick": "a style network beside Gatys' optimisation, by its own objective",
