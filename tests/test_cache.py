@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from zoo.data import cache
+from zoo.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 
@@ -243,3 +244,84 @@ def test_the_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
     cache.cached("set", drawn, tmp_path)
     assert same(cache.cached("set", never, tmp_path), drawn())
     assert not list(tmp_path.glob("*.zoo-partial"))
+
+
+# What is too large for the memory.
+
+
+def parts():
+    """Three parts of 3, 0 and 2 rows."""
+    for start, stop in ((0, 3), (3, 3), (3, 5)):
+        labels = np.arange(start, stop, dtype=np.int32)
+        images = np.broadcast_to(labels[:, None, None, None], (stop - start, 2, 2, 1))
+        yield {"image": images.astype(np.uint8), "label": labels}
+
+
+def whole():
+    several = list(parts())
+    return {key: np.concatenate([part[key] for part in several]) for key in several[0]}
+
+
+def no_parts():
+    raise AssertionError("drawn although it was cached")
+
+
+def test_mapped_arrays_are_written_part_by_part_and_read_from_disk(tmp_path):
+    arrays = cache.mapped("set", parts, 100, tmp_path)
+    assert same(arrays, whole())
+    assert isinstance(arrays["image"], np.memmap) and not arrays["image"].flags.writeable
+    assert not isinstance(arrays["label"], np.memmap)
+    assert same(cache.mapped("set", no_parts, 100, tmp_path), whole())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set.arrays", "set.lock"]
+    # They are files as NumPy writes them.
+    np.save(tmp_path / "image.npy", whole()["image"])
+    ours = (tmp_path / "set.arrays" / "image.npy").read_bytes()
+    assert ours == (tmp_path / "image.npy").read_bytes()
+
+
+def test_the_size_decides(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "memory", lambda: 1000)
+    in_memory = cache.kept("small", parts, 1000, tmp_path)
+    on_disk = cache.kept("large", parts, 1001, tmp_path)
+    assert same(in_memory, whole()) and same(on_disk, whole())
+    assert not isinstance(in_memory["image"], np.memmap)
+    assert isinstance(on_disk["image"], np.memmap)
+
+
+@pytest.mark.parametrize("damage", ("cut", "emptied", "text"))
+def test_mapped_arrays_that_are_cut_short_are_drawn_again(tmp_path, damage):
+    cache.mapped("set", parts, 100, tmp_path)
+    file = tmp_path / "set.arrays" / "image.npy"
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[:-1], "emptied": b"", "text": b"words" * 40}[damage])
+    assert same(cache.mapped("set", parts, 100, tmp_path), whole())
+    assert same(cache.mapped("set", no_parts, 100, tmp_path), whole())
+
+
+def test_what_a_killed_process_left_is_replaced(tmp_path):
+    (tmp_path / "set.zoo-partial").mkdir()
+    (tmp_path / "set.zoo-partial" / "image.npy").write_bytes(b"half")
+    (tmp_path / "other.zoo-partial").mkdir()
+    assert same(cache.mapped("set", parts, 100, tmp_path), whole())
+    assert not list(tmp_path.glob("*.zoo-partial"))
+
+
+def test_an_error_while_drawing_leaves_nothing(tmp_path):
+    def failing():
+        yield from itertools.islice(parts(), 2)
+        raise UsageError("this picture")
+
+    with pytest.raises(UsageError, match="^this picture$"):
+        cache.mapped("set", failing, 100, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["set.lock"]
+
+
+def test_no_room_is_told_before_anything_is_drawn(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"set takes 1073741824.0 GiB.*GiB are free.*ZOO_CACHE_DIR"
+    ):
+        cache.mapped("set", no_parts, 2**60, tmp_path)
+    blocked = tmp_path / "file"
+    blocked.write_text("no directory")
+    with pytest.raises(UsageError, match="cannot be kept in the cache directory"):
+        cache.mapped("set", no_parts, 100, blocked)

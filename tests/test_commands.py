@@ -195,6 +195,7 @@ def test_a_run_is_complete(trained):
         "best",
         "checkpoints",
         "data.json",
+        "data.npy",
         "eval",
         "flags.txt",
         "metrics.json",

@@ -15,6 +15,14 @@ from zoo.errors import UsageError
 ROOT = Path(__file__).parents[1]
 
 
+def drawn(module_name, indices, *, image_size, **options):
+    """All that draw_in_parallel gives, and how many after each task."""
+    tasks = parallel.split_up(indices, image_size)
+    parts = parallel.draw_in_parallel(module_name, tasks, image_size=image_size, **options)
+    images, labels = zip(*parts, strict=True)
+    return np.concatenate(images), np.concatenate(labels), np.cumsum([len(p) for p in labels])
+
+
 def small_tasks(monkeypatch):
     monkeypatch.setattr(parallel, "_MAX_EXAMPLES_PER_TASK", 50)
 
@@ -24,35 +32,44 @@ def test_equals_drawing_in_one_process(monkeypatch):
     indices = np.arange(330)[::-1]
     options = {"split": "test", "seed": 5, "image_size": 20, "variant": "hard"}
     expected = glyphs.draw(indices, **options)
-    reports = []
     for processes in (1, 2):
-        drawn = parallel.draw_in_parallel(
-            "zoo.data.glyphs",
-            indices,
-            processes=processes,
-            on_progress=lambda *report: reports.append(report),
-            **options,
-        )
-        for a, b in zip(drawn, expected, strict=True):
+        *arrays, ends = drawn("zoo.data.glyphs", indices, processes=processes, **options)
+        for a, b in zip(arrays, expected, strict=True):
             assert a.dtype == b.dtype and np.array_equal(a, b)
-    one = [(n, 330) for n in (50, 100, 150, 200, 250, 300, 330)]
-    assert reports == [*one, *one]
+        assert ends.tolist() == [50, 100, 150, 200, 250, 300, 330]
 
 
 def test_other_processes_draw(monkeypatch, tmp_path):
     small_tasks(monkeypatch)
     module(tmp_path, monkeypatch, "labels = [os.getpid()] * len(indices)")
-    _, labels = parallel.draw_in_parallel("drawing", range(400), image_size=8, processes=2)
+    _, labels, _ = drawn("drawing", range(400), image_size=8, processes=2)
     assert os.getpid() not in labels
-    _, labels = parallel.draw_in_parallel("drawing", range(400), image_size=8, processes=1)
+    _, labels, _ = drawn("drawing", range(400), image_size=8, processes=1)
     assert set(labels) == {os.getpid()}
 
 
 def test_few_examples_and_none_start_no_process(monkeypatch):
     monkeypatch.setattr(parallel, "_drawn_by_pool", None)
-    assert len(parallel.draw_in_parallel("zoo.data.glyphs", range(40), image_size=28)[0]) == 40
-    images, labels = parallel.draw_in_parallel("zoo.data.glyphs", [], image_size=28)
-    assert images.shape == (0, 28, 28, 1) and labels.shape == (0,)
+    assert len(drawn("zoo.data.glyphs", range(40), image_size=28)[0]) == 40
+    assert list(parallel.draw_in_parallel("zoo.data.glyphs", [], image_size=28)) == []
+
+
+@pytest.mark.parametrize("processes", (1, 2))
+def test_few_tasks_are_taken_ahead(monkeypatch, tmp_path, processes):
+    module(tmp_path, monkeypatch, "")
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield [taken]
+
+    parts = parallel.draw_in_parallel("drawing", endless(), processes=processes, image_size=8)
+    for number in range(1, 41):
+        _, labels = next(parts)
+        assert labels.tolist() == [number] and taken < number + 10
+    parts.close()
 
 
 def module(directory: Path, monkeypatch, code: str) -> None:
@@ -74,7 +91,7 @@ def draw(indices, *, image_size):
 def test_if_the_processes_die_this_one_draws(monkeypatch, tmp_path, caplog):
     small_tasks(monkeypatch)
     module(tmp_path, monkeypatch, "multiprocessing.parent_process() and os._exit(3)")
-    _, labels = parallel.draw_in_parallel("drawing", range(400), image_size=8, processes=2)
+    _, labels, _ = drawn("drawing", range(400), image_size=8, processes=2)
     assert labels.tolist() == list(range(400))
     assert len(caplog.records) == 1 and "drawing in one" in caplog.text
 
@@ -87,7 +104,7 @@ def test_if_there_can_be_no_processes_this_one_draws(monkeypatch, caplog):
 
     monkeypatch.setattr(parallel.concurrent.futures, "ProcessPoolExecutor", no_semaphores)
     options = {"image_size": 28, "processes": 2}
-    _, labels = parallel.draw_in_parallel("zoo.data.glyphs", range(200), **options)
+    _, labels, _ = drawn("zoo.data.glyphs", range(200), **options)
     assert labels.tolist() == [n % 10 for n in range(200)]
     assert "sem_open" in caplog.text
 
@@ -95,9 +112,7 @@ def test_if_there_can_be_no_processes_this_one_draws(monkeypatch, caplog):
 def test_errors_of_draw_are_passed_on(monkeypatch):
     small_tasks(monkeypatch)
     with pytest.raises(UsageError, match="'nonsense'"):
-        parallel.draw_in_parallel(
-            "zoo.data.glyphs", range(400), image_size=28, processes=2, split="nonsense"
-        )
+        drawn("zoo.data.glyphs", range(400), image_size=28, processes=2, split="nonsense")
 
 
 SCRIPT = """
@@ -106,9 +121,9 @@ sys.path.insert(0, os.getcwd())
 print("run")
 from zoo.data import parallel
 parallel._MAX_EXAMPLES_PER_TASK = 100
-images, labels = parallel.draw_in_parallel(
-    "zoo.data.glyphs", range(1000), image_size=28, processes=2)
-print(images.sum(), labels.sum(), "tensorflow" in sys.modules)
+tasks = parallel.split_up(range(1000), 28)
+parts = list(parallel.draw_in_parallel("zoo.data.glyphs", tasks, image_size=28, processes=2))
+print(sum(p[0].sum() for p in parts), sum(p[1].sum() for p in parts), "tensorflow" in sys.modules)
 """
 
 
@@ -135,8 +150,9 @@ DRAWING = """
     import sys, time
     from zoo.data import parallel
     sys.path.insert(0, sys.argv[1])
-    parallel.draw_in_parallel("drawing", range(10**5), image_size=8, processes=2,
-        on_progress=lambda done, total: print(done, flush=True))
+    tasks = parallel.split_up(range(10**5), 8)
+    for _, labels in parallel.draw_in_parallel("drawing", tasks, image_size=8, processes=2):
+        print(len(labels), flush=True)
 """
 ENDLESS = "__import__('time').sleep(0.1)"
 # The first task keeps one worker busy, while the other finds nothing more to do.

@@ -77,9 +77,9 @@ def test_other_sizes_are_drawn(name, image_size):
 
 def test_whichever_process_draws():
     options = {"image_size": 32, "split": "test", "seed": 2}
-    drawn, labels = parallel.draw_in_parallel(
-        "zoo.data.scenes", range(24), processes=2, examples_per_task=6, **options
-    )
+    tasks = np.split(np.arange(24), 4)
+    parts = parallel.draw_in_parallel("zoo.data.scenes", tasks, processes=2, **options)
+    drawn, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     expected, expected_labels = scenes.draw(range(24), **options)
     assert (drawn == expected).all() and (labels == expected_labels).all()
 

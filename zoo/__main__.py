@@ -14,6 +14,7 @@ COMMANDS = {
     "export.preview": "exported models over HTTP on this machine, with a page to try them",
     "experiments.bench": "measure the loop, the input and the memory of this machine",
     "experiments.bench_serving": "measure exported models against live ones, and their start",
+    "experiments.bench_data": "measure how fast pictures are read, beside Keras",
     "experiments.yardstick": "a style network beside Gatys' optimisation, by its own objective",
     "experiments.perceptual": "make the random net in whose features style models compare",
     "experiments.extractor": "train the classifier whose features the sample measures use",
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     print(f"zoo {zoo.__version__}: models for AI art\n")
     for title, names in (
         ("Models (--model)", models.names()),
-        ("Data sets (--dataset)", {**source.names(), "folder:PATH": "your own pictures."}),
+        ("Data sets (--dataset)", source.names() | source.OTHERS),
         ("Commands (python -m ..., each with --help)", COMMANDS),
     ):
         print(f"{title}:")

@@ -17,7 +17,7 @@ from absl import flags
 
 import zoo.models
 from zoo.data import source
-from zoo.errors import UsageError, check_positive
+from zoo.errors import UsageError, check_positive, unknown
 from zoo.models import Field, dataclass_fields
 
 Options = TypeVar("Options")
@@ -33,6 +33,10 @@ class RunFlags:
     """Which data set to train on; `python -m zoo` lists them. Default: the model's own."""
     image_size: int | None = None
     """Height and width of the images; the data set's own by default."""
+    data_augment: str = ""
+    """Changes to training pictures at random, each time anew: some of crop, flip and color, with
+    commas between. crop: 0.8 to 1 of the side; flip: left and right, one in two; color: brightness,
+    contrast and saturation by up to a fifth."""
     run_dir: str = ""
     """Directory of the run; runs/<model>-<dataset> by default."""
     overwrite: bool = False
@@ -63,10 +67,19 @@ class RunFlags:
         names = ["image_size", "total_steps", "batch_size", "steps_per_loop"]
         names += ["checkpoint_every", "sample_every", "eval_every"]
         check_positive(**{name: getattr(self, name) for name in names})
+        self.augmentations()
         if self.max_rollbacks < 0:
             raise UsageError(f"--max_rollbacks={self.max_rollbacks}: expected 0 or more")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
+
+    def augmentations(self) -> list[str]:
+        """The names in `data_augment`; UsageError for unknown ones."""
+        names = [name.strip() for name in self.data_augment.split(",") if name.strip()]
+        for name in names:
+            if name not in source.AUGMENTATIONS:
+                raise unknown("augmentation", name, source.AUGMENTATIONS)
+        return names
 
 
 # What may differ when a run goes on: none of it changes what a step computes, but for

@@ -1,7 +1,8 @@
 """Run: one directory for one training run.
 
 flags.txt      a flagfile: --flagfile=<run>/flags.txt repeats the run
-data.json      image shape and class names: enough to build the model without its data
+data.json      image shape and class names: enough to build the model without its data; its hash
+data.npy       a hash of each training example, then of each test example: what is new or gone
 versions.json  the software that trained it
 checkpoints/   the newest few, each named by its step
 best/          the one that was evaluated best, and best.json: at which step and how
@@ -15,22 +16,27 @@ with all that is in them.
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pathlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import zoo
 from zoo import files
 from zoo.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _LOCK = ".zoo-lock"
 _FLAGS = "flags.txt"
-_FILES = ("data.json", "versions.json", "metrics.json")
+_DIGESTS = "data.npy"
+_FILES = ("data.json", _DIGESTS, "versions.json", "metrics.json")
 _DIRECTORIES = ("checkpoints", "best", "train", "eval", "samples")
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow")
 
@@ -129,6 +135,23 @@ class Run:
             return None
         except ValueError as error:
             raise UsageError(f"{self.path / name} is damaged ({error}): remove it") from error
+
+    def write_digests(self, digests: "Iterable[np.ndarray]") -> None:
+        """Writes data.npy, uint64 [N]."""
+        import numpy as np
+
+        file = io.BytesIO()
+        np.save(file, np.concatenate(list(digests)))
+        files.write(self.path / _DIGESTS, file.getvalue())
+
+    def read_digests(self) -> "np.ndarray | None":
+        """What data.npy holds; None if it is not there or damaged."""
+        import numpy as np
+
+        try:
+            return np.load(self.path / _DIGESTS, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
 
     def close(self) -> None:
         """Gives the directory free for other processes; one that never began is removed."""

@@ -1,9 +1,10 @@
 """`python -m zoo.train --model=NAME`: trains a model, or resumes its run."""
 
+import collections
 import contextlib
 import dataclasses
+import hashlib
 import logging
-import math
 import os
 import pathlib
 import shlex
@@ -83,22 +84,11 @@ def _with_base(argv: list[str]) -> list[str]:
 
 
 def _check_size(data: source.Source) -> None:
-    """UsageError for too few held-out images, or where all would not fit into memory.
-
-    They are held as drawn and as tensors.
-    """
+    """UsageError for too few held-out images."""
     if data.num_examples["test"] < _LEAST_HELD_OUT:
         raise UsageError(
             f"{data.name} has {data.num_examples['test']} pictures to test on: expected at least "
             f"{_LEAST_HELD_OUT}; about one picture in ten is kept for that, so add more"
-        )
-    gibibyte = 2**30
-    needed = 2 * sum(data.num_examples.values()) * math.prod(data.image_shape) / gibibyte
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / gibibyte
-    if needed > there:
-        raise UsageError(
-            f"{data.name} at {data.image_shape[0]} pixels takes {needed:.0f} GiB of memory, this "
-            f"machine has {there:.0f}: use a smaller --image_size"
         )
 
 
@@ -139,6 +129,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
     facts: dict[str, Any] = {"image_shape": data.image_shape, "class_names": class_names}
     if pictures:
         facts["styles_hash"] = pictures.hash
+    before: dict[str, Any] = {}
     if start:
         before = run.read_json("data.json") or facts
         if facts.get("styles_hash") != before.get("styles_hash"):
@@ -147,7 +138,16 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
                 "choose another --run_dir or --overwrite"
             )
         print(f"Resuming from step {start}", flush=True)
-    examples = {split: dict(_arrays(data, split)) for split in ("train", "test")}
+    examples, digests = {}, {}
+    for split in ("train", "test"):
+        examples[split], digests[split] = _arrays(data, split)
+    facts["data_hash"] = _hash(digests)
+    if facts["data_hash"] != before.get("data_hash", facts["data_hash"]):
+        raise UsageError(
+            f"the pictures of {data.name} are not those that {run.path} began with "
+            f"({_difference(run.read_digests(), digests)}): put them back, choose another "
+            "--run_dir, or start anew with --overwrite"
+        )
     if pictures:
         _add_styles(examples, pictures, only_last=bool(settings.config.get("add_style")))
     keeps = "what was saved before is kept: make room, then run the same command again"
@@ -155,6 +155,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         if options.overwrite:
             run.clear()
         run.record(settings.recorded(), facts)
+        run.write_digests(digests.values())
         checkpoints.remove_partial()
         best.remove_partial()
         if not start:
@@ -241,10 +242,30 @@ def _arrays(data: source.Source, split: str):
         progress = progress or Progress(f"Drawing {data.name} ({split})", total, unit="image")
         progress.update(done)
 
-    arrays = data.arrays(split, on_progress=show)
+    arrays, digests = data.arrays_and_digests(split, on_progress=show)
     if progress:
         progress.close()
-    return arrays
+    return arrays, digests
+
+
+def _hash(digests: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits for all examples, in their order and splits."""
+    whole = hashlib.sha256()
+    for split, its in digests.items():
+        whole.update(f"{split} {len(its)}".encode() + its.tobytes())
+    return whole.hexdigest()[:12]
+
+
+def _difference(before, digests: Mapping[str, Any]) -> str:
+    """What has become of the examples, whose hashes were `before` (None: not known)."""
+    if before is None:
+        return "which ones is not known"
+    then = collections.Counter(before.tolist())
+    now = collections.Counter(number for its in digests.values() for number in its.tolist())
+    gone, new = (then - now).total(), (now - then).total()
+    if not gone + new:
+        return "the same in another order, as by other names"
+    return f"{gone} of {then.total()} are gone or changed, {new} are new"
 
 
 def _run_loop(
@@ -295,6 +316,7 @@ def _run_loop(
                 seed=options.seed,
                 start_step=step,
                 context=context,
+                augment=options.augmentations(),
             ),
             total_steps=options.total_steps,
             steps_per_loop=options.steps_per_loop,

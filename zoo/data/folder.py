@@ -10,32 +10,46 @@ changed.
 
 import dataclasses
 import hashlib
-import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from zoo import photos
-from zoo.data import cache, parallel
-from zoo.data.source import FOLDER, Source, code_hash, path_of, short_name
+from zoo.data import parallel, source
 from zoo.errors import UsageError, reason
-
-DEFAULT_SIZE = 128
-MIN_SIZE, MAX_SIZE = 8, 2048
 
 _TEST_SHARE = 0.1
 # A large photo takes a third of a second.
 _PICTURES_PER_TASK = 16
-_UNREADABLE = -1  # as a label
 
-_logger = logging.getLogger("zoo")
+
+class Files(Sequence):
+    """Paths and labels of many files, as compact as NumPy has them: (path, label) by index.
+
+    Attributes:
+      paths: bytes [N], as the file system spells them, within the folder.
+      labels: int32 [N].
+    """
+
+    def __init__(self, paths: np.ndarray, labels: np.ndarray):
+        self.paths, self.labels = paths, labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        """(path, label); of a slice or mask the `Files` there."""
+        if isinstance(index, slice | np.ndarray):
+            return Files(self.paths[index], self.labels[index])
+        return os.fsdecode(self.paths[index]), int(self.labels[index])
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(source.Source):
     """A folder of pictures as a `Source`.
 
     Files that turn out not to be readable are left out of `arrays`, which may thus have fewer rows
@@ -43,81 +57,66 @@ class FolderSource(Source):
 
     Attributes:
       root: the folder.
-      files: split -> (path within the folder, label) of each picture, sorted.
+      files: of each split, sorted by path.
     """
 
     root: Path = Path()
-    files: dict[str, tuple[tuple[str, int], ...]] = dataclasses.field(default_factory=dict)
+    files: dict[str, Files] = dataclasses.field(default_factory=dict)
 
     def example(self, index: int, split: str = "train") -> dict[str, np.ndarray | int]:
-        """{"image": uint8 [H, W, 3], "label": int}, read now.
-
-        Raises IndexError for an index outside 0 ... num_examples[split] - 1, UsageError for an
-        unknown split or a file that cannot be read.
-        """
         self._check_index(index, split)
         path, label = self.files[split][index]
-        image = photos.crop_square(photos.read(self.root / path), self.image_shape[0])
-        return {"image": image, "label": label}
+        return {"image": self._reader()(self.root, path, self.image_shape[0]), "label": label}
 
-    def arrays(
-        self, split: str = "train", on_progress: Callable[[int, int], None] | None = None
-    ) -> dict[str, np.ndarray]:
-        """{"image": uint8 [N, H, W, 3], "label": int32 [N]}: a whole split, in order of path.
+    def _reader(self) -> Callable[[Path, str, int], np.ndarray]:
+        """A function of the folder, a path in it and a size, that reads one picture."""
+        return read
 
-        Read from the disk cache; from the pictures first, by all processors, if it is not there.
-        Meanwhile on_progress(done, N) is called now and then. One warning tells of all files that
-        cannot be read. UsageError if that is all of them.
-        """
-        count = self._count(split)
+    def _drawn(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         files = self.files[split]
-        size = self.image_shape[0]
-
-        def read() -> dict[str, np.ndarray]:
-            images, labels = parallel.draw_in_parallel(
-                __name__,
-                range(count),
-                image_size=size,
-                examples_per_task=_PICTURES_PER_TASK,
-                on_progress=on_progress,
-                root=self.root,
-                files=files,
-            )
-            return {"image": images, "label": labels}
-
-        name = f"folder-{short_name(self.name)}-{size}px-{split}-{count}"
-        arrays = cache.cached(f"{name}-{self._listing_hash(split)}", read)
-        readable = arrays["label"] != _UNREADABLE
-        if readable.all():
-            return arrays
-        first = self.root / files[int(np.argmin(readable))][0]
-        why = f"the first is {_error(first)}"
-        if not readable.any():
-            raise UsageError(
-                f"{self.name}: none of the {count} pictures of the {split} split can be read, "
-                f"{why}; expected {' '.join(photos.PICTURES)}"
-            )
-        _logger.warning(
-            "%s: %d of %d pictures of the %s split cannot be read and are left out, %s",
-            self.name,
-            count - readable.sum(),
-            count,
-            split,
-            why,
+        return parallel.draw_in_parallel(
+            __name__,
+            (
+                files[at : at + _PICTURES_PER_TASK]
+                for at in range(0, len(files), _PICTURES_PER_TASK)
+            ),
+            root=self.root,
+            shape=self._stored_shape(),
+            reader=self._reader(),
         )
-        return {key: values[readable] for key, values in arrays.items()}
+
+    def _cache_name(self, split: str) -> str:
+        kind = self.name.partition(":")[0]
+        size, count = self.image_shape[0], self._count(split)
+        name = f"{kind}-{source.short_name(self.name)}-{size}px-{split}-{count}"
+        return f"{name}-{self._listing_hash(split)}"
+
+    def _module(self) -> ModuleType:
+        return sys.modules[type(self).__module__]
 
     def _listing_hash(self, split: str) -> str:
         """Another one for any other code, folder, file name, label, size or time of change."""
-        lines = [code_hash(sys.modules[__name__]), os.fspath(self.root)]
+        listing = hashlib.sha256(source.code_hash(self._module()).encode())
+        listing.update(os.fsencode(self.root))
         for path, label in self.files[split]:
-            try:
-                status = (self.root / path).stat()
-            except OSError:  # removed meanwhile: it cannot be read either
-                lines.append(f"{path}\0{label}")
-            else:
-                lines.append(f"{path}\0{label}\0{status.st_size}\0{status.st_mtime_ns}")
-        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
+            line = f"\n{path}\0{label}"
+            for part in path.split("\0"):
+                try:
+                    status = os.stat(os.path.join(self.root, part))
+                except OSError:  # removed meanwhile: it cannot be read either
+                    continue
+                line += f"\0{status.st_size}\0{status.st_mtime_ns}"
+            listing.update(os.fsencode(line))
+        return listing.hexdigest()[:16]
+
+    def _why_left_out(self, split: str, index: int) -> str:
+        path = self.files[split][index][0]
+        try:
+            self._reader()(self.root, path, source.MIN_SIZE)
+        except UsageError as error:
+            return f"the first is {error}"
+        path = path.replace("\0", " or ")
+        return f"the first is {self.root / path}, which can be read now: change its time by `touch`"
 
 
 def load(name: str, image_size: int | None = None) -> FolderSource:
@@ -126,66 +125,98 @@ def load(name: str, image_size: int | None = None) -> FolderSource:
     Raises UsageError if there is no such folder, if it holds fewer than two pictures, or pictures
     both beside and inside its sub-folders, and for a size out of range.
     """
-    size = DEFAULT_SIZE if image_size is None else image_size
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise UsageError(
-            f"image_size is {size}: pictures of a folder can be read at {MIN_SIZE} to {MAX_SIZE} "
-            "pixels"
-        )
-    if name == FOLDER:
-        raise UsageError(f"{name!r} names no folder: expected {FOLDER}PATH")
-    root = path_of(name)
-    if not root.is_dir():
-        what = "is no folder" if root.exists() else "does not exist"
-        raise UsageError(f"{name}: {root} {what}; expected a folder of pictures")
+    root = find(name, image_size)
     class_names, files = _listing(name, root)
-    splits = _split([path for path, _ in files])
     return FolderSource(
-        name=name,
-        image_shape=(size, size, 3),
-        class_names=class_names,
-        num_examples={split: splits.count(split) for split in ("train", "test")},
-        root=root,
-        files={
-            split: tuple(file for file, its in zip(files, splits, strict=True) if its == split)
-            for split in ("train", "test")
-        },
+        class_names=class_names, **described(name, root, image_size, split_up(files))
     )
 
 
-def draw(
-    indices: Sequence[int] | np.ndarray,
-    *,
-    image_size: int,
-    root: Path,
-    files: Sequence[tuple[str, int]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads files[i] for each i of indices: images uint8 [N, H, W, 3] and labels int32 [N].
+def find(name: str, image_size: int | None) -> Path:
+    """The folder that a data set names; UsageError if there is none, or for a size out of range."""
+    if image_size is not None:
+        source.check_size(image_size)
+    kind, _, path = name.partition(":")
+    if not path:
+        raise UsageError(f"{name!r} names no folder: expected {kind}:PATH")
+    root = source.path_of(name)
+    if not root.is_dir():
+        what = "is no folder" if root.exists() else "does not exist"
+        raise UsageError(f"{name}: {root} {what}; expected a folder of pictures")
+    return root
 
-    A picture that cannot be read is black, and its label -1.
+
+def described(name: str, root: Path, image_size: int | None, files: dict[str, Files]) -> dict:
+    """What a source of files is made of, but for its classes."""
+    size = source.DEFAULT_SIZE if image_size is None else image_size
+    counts = {split: len(its) for split, its in files.items()}
+    return {
+        "name": name,
+        "image_shape": (size, size, 3),
+        "num_examples": counts,
+        "root": root,
+        "files": files,
+    }
+
+
+def draw(
+    files: Sequence[tuple[str, int]],
+    *,
+    root: Path,
+    shape: tuple[int, ...],
+    reader: Callable[[Path, str, int], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads pictures: uint8 [N, *shape] and labels int32 [N].
+
+    A picture that cannot be read is black, and its label UNREADABLE.
     """
-    images = np.zeros((len(indices), image_size, image_size, 3), np.uint8)
-    labels = np.full(len(indices), _UNREADABLE, np.int32)
-    for row, index in enumerate(indices):
-        path, label = files[index]
+    images = np.zeros((len(files), *shape), np.uint8)
+    labels = np.full(len(files), source.UNREADABLE, np.int32)
+    for row, (path, label) in enumerate(files):
         try:
-            images[row] = photos.crop_square(photos.read(root / path), image_size)
+            images[row] = reader(root, path, shape[-2])
         except UsageError:
             continue
         labels[row] = label
     return images, labels
 
 
-def _listing(name: str, root: Path) -> tuple[tuple[str, ...], list[tuple[str, int]]]:
-    """Class names, and each picture's path within the folder and label, sorted by path."""
-    flat = _pictures(root)
+def read(root: Path, path: str, size: int) -> np.ndarray:
+    """The picture at root/path, uint8 [size, size, 3]; or UsageError."""
+    return photos.read_square(root / path, size)
+
+
+def pictures(folder: Path, within: str = "") -> list[bytes]:
+    """The names of the pictures directly in a folder, sorted, `within` before each.
+
+    None is no error, a folder that cannot be read is a UsageError. Links to nowhere and hidden
+    files are left out.
+    """
     try:
-        folders = sorted(
-            entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-        )
+        with os.scandir(folder) as entries:
+            found = [
+                os.fsencode(within + entry.name)
+                for entry in entries
+                if entry.name.lower().endswith(photos.PICTURES) and not entry.name.startswith(".")
+                if entry.is_file()
+            ]
     except OSError as error:
-        raise UsageError(f"cannot read the folder {root}: {reason(error)}") from error
-    classes = {folder.name: pictures for folder in folders if (pictures := _pictures(folder))}
+        raise UsageError(f"cannot read the folder {folder}: {reason(error)}") from error
+    found.sort()
+    return found
+
+
+def _listing(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
+    """Class names, and the pictures, sorted by class, then by path."""
+    flat = pictures(root)
+    folders = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    classes = {
+        folder: found for folder in folders if (found := pictures(root / folder, f"{folder}/"))
+    }
     if flat and classes:
         raise UsageError(
             f"{name}: pictures lie both in the folder and in its sub-folder {next(iter(classes))}: "
@@ -193,44 +224,25 @@ def _listing(name: str, root: Path) -> tuple[tuple[str, ...], list[tuple[str, in
         )
     if flat:
         classes = {root.name or "folder": flat}
-    files = [
-        (picture.relative_to(root).as_posix(), label)
-        for label, pictures in enumerate(classes.values())
-        for picture in pictures
-    ]
-    if len(files) < 2:
+    counts = [len(its) for its in classes.values()]
+    if sum(counts) < 2:
         raise UsageError(
-            f"{name}: {len(files)} pictures found in {root} and its sub-folders; expected two or "
+            f"{name}: {sum(counts)} pictures found in {root} and its sub-folders; expected two or "
             f"more files ending in {' '.join(photos.PICTURES)}"
         )
-    return tuple(classes), files
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return tuple(classes), Files(np.concatenate([np.array(c) for c in classes.values()]), labels)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """The pictures directly in a folder; none is no error, a folder that cannot be read is one."""
-    try:
-        return photos.paths(folder)
-    except UsageError:
-        if os.access(folder, os.R_OK | os.X_OK):
-            return []
-        raise
+def split_up(files: Files) -> dict[str, Files]:
+    """ "train" and "test" of two or more files."""
+    tested = held_out(files.paths)
+    return {"train": files[~tested], "test": files[tested]}
 
 
-def _split(paths: Sequence[str]) -> list[str]:
-    """ "train" or "test" for each of two or more paths."""
-    shares = [
-        int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8], "big") / 2**64
-        for path in paths
-    ]
+def held_out(paths: Sequence[bytes] | np.ndarray) -> np.ndarray:
+    """bool [N]: which of two or more paths are for testing."""
+    hashes = b"".join(hashlib.sha256(path).digest()[:8] for path in paths)
+    shares = np.frombuffer(hashes, ">u8") / 2**64
     # The lowest is always for testing, the highest never.
-    limit = min(max(_TEST_SHARE, np.nextafter(min(shares), 1)), max(shares))
-    return ["test" if share < limit else "train" for share in shares]
-
-
-def _error(path: Path) -> str:
-    """Why a picture cannot be read."""
-    try:
-        photos.read(path)
-    except UsageError as error:
-        return str(error)
-    return f"{path}, which can be read now: change its time with `touch`"
+    return shares < min(max(_TEST_SHARE, np.nextafter(shares.min(), 1)), shares.max())

@@ -4,9 +4,11 @@ The processes are spawned, not forked: TensorFlow, which may be loaded here, doe
 fork. They import the drawing module, and neither TensorFlow nor the user's script.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import importlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -14,7 +16,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,84 +25,80 @@ _logger = logging.getLogger("zoo")
 # One task: long enough to repay its way through a pipe, short enough to stop soon after Ctrl-C.
 _PIXELS_PER_TASK = 1_600_000
 _MAX_EXAMPLES_PER_TASK = 2048
+# For each process: enough that none waits while the results before its own are taken.
+_TASKS_AHEAD = 4
+
+
+def split_up(indices: Sequence[int] | np.ndarray, image_size: int) -> list[np.ndarray]:
+    """Tasks for our own data sets: example numbers [N] -> parts of them."""
+    indices = np.asarray(indices, np.int64)
+    step = max(1, min(_MAX_EXAMPLES_PER_TASK, _PIXELS_PER_TASK // max(1, image_size) ** 2))
+    return [indices[start : start + step] for start in range(0, len(indices), step)]
 
 
 def draw_in_parallel(
-    module_name: str,
-    indices: Sequence[int] | np.ndarray,
-    *,
-    image_size: int,
-    processes: int | None = None,
-    examples_per_task: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `draw(indices, image_size=image_size, **options)` of a module returns, drawn by several.
+    module_name: str, tasks: Iterable[Any], *, processes: int | None = None, **options: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `draw(task, **options)` of a module returns for each task, drawn by several processes.
+
+    Few tasks and results are held at a time, however many there are.
 
     Args:
-      module_name: importable module that has such a `draw`, for which each example is independent.
-      indices: N example numbers.
-      image_size: height and width.
-      processes: how many; as many as there are processors by default. 1, or too few examples to
+      module_name: importable module that has such a `draw`, for which each task is independent.
+      tasks: what to draw at a time; they are pickled.
+      processes: how many; as many as there are processors by default. 1, or too few tasks to
         share out, starts none.
-      examples_per_task: how many to draw at a time; as many as suit our own data sets by default.
-      on_progress: called in this thread with (number of examples done, N), often.
       **options: further keyword arguments of `draw`; they are pickled, once a
         process.
 
-    Returns:
-      images [N, H, W, C] and labels [N], in the order of indices.
+    Yields:
+      images [n, H, W, C] and labels [n] of each task, in order.
 
     Raises:
       whatever `draw` raises. If processes cannot be had, or die, this one draws by itself.
     """
-    indices = np.asarray(indices, np.int64)
-    total = len(indices)
-    step = examples_per_task or max(
-        1, min(_MAX_EXAMPLES_PER_TASK, _PIXELS_PER_TASK // max(1, image_size) ** 2)
-    )
-    tasks = [indices[start : start + step] for start in range(0, total, step)]
-    processes = min(processes or os.cpu_count() or 1, len(tasks) // 2)
-    job = (module_name, {"image_size": image_size, **options})
-
-    def report(done: int) -> None:
-        if on_progress is not None:
-            on_progress(min(done * step, total), total)
-
-    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    processes = processes or os.cpu_count() or 1
+    tasks = iter(tasks)
+    first = list(itertools.islice(tasks, 2 * processes))
+    processes = min(processes, len(first) // 2)
+    tasks = itertools.chain(first, tasks)
+    waiting: collections.deque[Any] = collections.deque()
     if processes > 1:
         try:
-            for part in _drawn_by_pool(job, tasks, processes):
-                drawn.append(part)
-                report(len(drawn))
+            yield from _drawn_by_pool((module_name, options), tasks, processes, waiting)
         except (OSError, ImportError, concurrent.futures.BrokenExecutor) as error:
             _logger.warning("cannot draw in several processes (%s): drawing in one", error)
-    for task in tasks[len(drawn) :]:
-        drawn.append(_draw_task(*job, task))
-        report(len(drawn))
-    if not drawn:
-        return _draw_task(*job, indices)
-    images, labels = zip(*drawn, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
+    for task in itertools.chain(waiting, tasks):
+        yield _draw_task(module_name, options, task)
 
 
 def _draw_task(
-    module_name: str, options: dict[str, Any], indices: np.ndarray
+    module_name: str, options: dict[str, Any], task: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    return importlib.import_module(module_name).draw(indices, **options)
+    return importlib.import_module(module_name).draw(task, **options)
 
 
 def _drawn_by_pool(
-    job: tuple[str, dict[str, Any]], tasks: Sequence[np.ndarray], processes: int
+    job: tuple[str, dict[str, Any]],
+    tasks: Iterator[Any],
+    processes: int,
+    waiting: collections.deque[Any],
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The result of each task, in order."""
+    """The result of each task, in order; those in `waiting` are taken and not drawn yet."""
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _start_worker, job)
     try:
-        with _interrupts_held_back(), _main_module_hidden():
-            futures = [pool.submit(_draw_in_worker, task) for task in tasks]
-        for future in futures:
-            yield future.result()
+        futures: collections.deque[concurrent.futures.Future] = collections.deque()
+        while True:
+            for task in itertools.islice(tasks, _TASKS_AHEAD * processes - len(futures)):
+                waiting.append(task)
+                with _interrupts_held_back(), _main_module_hidden():
+                    futures.append(pool.submit(_draw_in_worker, task))
+            if not futures:
+                return
+            drawn = futures.popleft().result()
+            waiting.popleft()
+            yield drawn
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -114,8 +112,8 @@ def _start_worker(*job: Any) -> None:
     _watch_parent()
 
 
-def _draw_in_worker(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _draw_task(*_job, indices)
+def _draw_in_worker(task: Any) -> tuple[np.ndarray, np.ndarray]:
+    return _draw_task(*_job, task)
 
 
 def _watch_parent() -> None:
