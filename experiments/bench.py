@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 from typing import Any
 
@@ -117,7 +116,7 @@ def main(argv: list[str]) -> int:
     figures: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "quick": options.quick,
-        "cpu": _cpu(),
+        "cpu": rundir.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_average_before": os.getloadavg()[0],
         "versions": rundir.versions(),
@@ -270,13 +269,6 @@ def _check_writable(out: pathlib.Path) -> None:
     folder = next(path for path in out.absolute().parents if path.exists())
     if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {out}: expected --out to name a file in a writable folder")
-
-
-def _cpu() -> str:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":

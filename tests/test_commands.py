@@ -242,12 +242,18 @@ def test_tensorboard_holds_everything(trained):
 
     blocks = [7, 10, 17, 20, 27, 30, 37, 40]
     speeds = ["steps_per_second", "images_per_second", "share_waiting_for_data"]
-    for tag in [*SCALARS, *(f"speed/{name}" for name in speeds)]:
+    took = [f"process/{name}" for name in ("processor_seconds", "peak_mebibytes")]
+    for tag in [*SCALARS, *(f"speed/{name}" for name in speeds), *took]:
         values = series(training, tag)
         assert list(values) == blocks, tag
         assert np.isfinite(list(values.values())).all()
     speed, images = (series(training, f"speed/{name}") for name in speeds[:2])
     assert all(images[step] == pytest.approx(8 * speed[step]) for step in blocks)
+    for tag in took:  # both only grow; TensorFlow alone takes seconds and a hundred MiB
+        values = list(series(training, tag).values())
+        assert 1 < values[0]
+        assert values == sorted(values)
+    assert 100 < values[0] < 20_000
     for tag in ("negative_elbo", "reconstruction", "kl", "entropy_floor"):
         assert list(series(held_out, tag)) == [20, 40], tag
     metrics = json.loads((path / "metrics.json").read_text())

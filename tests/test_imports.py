@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-COMMANDS = {"train", "sample", "stylize", "flags", "restore", "__main__"}
+COMMANDS = {"train", "sample", "stylize", "evaluate", "subjects", "flags", "restore", "__main__"}
 MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints"}
 BOTTOM = {
     "adversarial", "augment", "endpoints", "errors", "files", "gatys", "generative", "layers",
@@ -74,6 +74,7 @@ def test_other_packages_stand_on_zoo_alone(package):
         "zoo.train",
         "zoo.sample",
         "zoo.stylize",
+        "zoo.evaluate",
         "zoo.flags",
         "zoo.data.source",
         "export.__main__",

@@ -79,6 +79,45 @@ def test_frechet_distance_of_features():
     np.testing.assert_allclose(covariance, centred.T @ centred / 399, atol=1e-12)
 
 
+def waves(rows, width, phase):
+    i, j = np.arange(rows)[:, None], np.arange(width)[None]
+    values = np.sin(0.7 * i * (j + 1) + phase * j) + 0.3 * phase * np.cos(1.3 * (i + 1) * (j + 2))
+    return values + 0.1 * phase * np.sqrt(j + 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "others", "width", "expected"),
+    [
+        (400, 500, 64, 51.61056039721734),
+        (300, 300, 16, 3.463692101158022),
+        pytest.param(2500, 2600, 512, 2970.509672990041, marks=pytest.mark.slow),
+    ],
+)
+def test_frechet_distance_is_that_of_scipy(rows, others, width, expected):
+    """|Δmean|² + tr(A + B - 2 scipy.linalg.sqrtm(A @ B).real) by scipy 1.17.1, NumPy 2.4.6."""
+    found = distances.frechet_distance(waves(rows, width, 0.5), waves(others, width, 2.0))
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(1000,), (1, 999), (7, 500, 1, 492)])
+def test_running_moments_are_those_of_all_rows(sizes):
+    rows = 1e6 + normal(1000, 5) @ normal(5, 5, seed=1)
+    running = distances.RunningMoments(5)
+    for batch in np.split(rows, np.cumsum(sizes)[:-1]):
+        running.add(batch)
+    found, expected = running.moments(), distances.moments(rows)
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-8, atol=1e-8)
+    assert running.count == 1000
+
+
+def test_running_moments_of_one_row_are_refused():
+    running = distances.RunningMoments(3)
+    running.add(normal(1, 3))
+    with pytest.raises(ValueError, match="1 rows have no covariance"):
+        running.moments()
+
+
 # ---- kernel distance
 
 
@@ -100,6 +139,8 @@ def test_kernel_distance_is_the_unbiased_estimate():
     assert error == pytest.approx(0, abs=1e-12)  # every subset is the whole set
     again, _ = distances.kernel_distance(100 * real, 100 * samples)
     assert again == pytest.approx(found)
+    unscaled, _ = distances.kernel_distance(real, samples, scale=1.0)
+    assert unscaled == pytest.approx(unbiased_mmd(real, samples), rel=1e-9)
 
 
 def test_kernel_distance_averages_over_subsets():
@@ -159,6 +200,26 @@ def test_equal_rows_are_at_distance_zero():
     assert np.sum(found == 0) == 57
 
 
+def test_distances_of_more_columns_than_fit_at_once():
+    a, b = normal(4, 9000), normal(3, 9000, seed=1)
+    found = distances.pairwise_distances(a, b)
+    np.testing.assert_allclose(found, [[distance(x, y) for y in b] for x in a], rtol=1e-12)
+
+
+def test_nearest_rows_are_those_of_plain_loops(monkeypatch):
+    monkeypatch.setattr(distances, "_BLOCK_ROWS", 7)
+    rows, queries = normal(40, 6), normal(9, 6, seed=1)
+    queries[3] = rows[38]
+    found, numbers = distances.nearest(queries, rows, 3)
+    for query, distances_found, numbers_found in zip(queries, found, numbers, strict=True):
+        every = sorted((distance(query, row), number) for number, row in enumerate(rows))[:3]
+        assert list(numbers_found) == [number for _, number in every]
+        assert list(distances_found) == pytest.approx([value for value, _ in every])
+    assert found[3, 0] == 0
+    pixels = generator().integers(0, 256, [30, 20], np.uint8)
+    assert list(distances.nearest(pixels, pixels[::-1], 30)[1][:, 0]) == [*range(30)][::-1]
+
+
 # ---- diversity
 
 
@@ -184,6 +245,13 @@ def test_features_of_other_shapes_are_refused(shapes):
     ):
         with pytest.raises(ValueError, match=r"expected \[N, D\]"):
             function(real, samples)
+
+
+def test_features_that_are_not_finite_are_refused():
+    wrong = normal(20, 3)
+    wrong[7, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        distances.frechet_distance(normal(20, 3), wrong)
 
 
 # ---- extractors
@@ -370,7 +438,7 @@ def test_quality_reports_what_it_is_asked_for():
     real, _ = draw("glyphs", 30)
     judge = quality.SampleQuality(real, ("a", "b"))
     expected = ["fd_glyphs", "relative_fd_glyphs", "kd_glyphs", "precision", "recall", "density"]
-    expected += ["coverage", "diversity"]
+    expected += ["coverage", "diversity", "classifier_score_glyphs"]
     measures = judge.measure(real, np.zeros(30, np.int32))
     assert list(measures) == expected
     assert measures["fd_glyphs"] == pytest.approx(0, abs=1e-6)
@@ -388,16 +456,43 @@ def test_quality_reports_what_it_is_asked_for():
     neighbours = distances.precision_recall_density_coverage(features, other, 5)
     assert [measures[name] for name in neighbours._fields] == list(neighbours)
     assert measures["diversity"] == distances.diversity(real, samples)
+    shares = judge.extractor.probabilities(samples)
+    whole = shares.mean(0)
+    divergences = [
+        sum(p * math.log(p / q) for p, q in zip(row, whole, strict=True) if p > 0) for row in shares
+    ]
+    assert measures["classifier_score_glyphs"] == pytest.approx(math.exp(np.mean(divergences)))
+
+
+@pytest.mark.parametrize("sizes", [(64,) * 4, (1, 200, 55)])
+def test_samples_in_batches_are_measured_as_at_once(monkeypatch, sizes):
+    monkeypatch.setattr(quality, "_KERNEL_ROWS", 100)
+    images, labels = draw("glyphs", 456)
+    judge = quality.SampleQuality(images[:200], glyphs.CLASS_NAMES)
+    images, labels = images[200:], labels[200:]
+    measurement = quality.Measurement(judge, len(images))
+    for rows in np.split(np.arange(len(images)), np.cumsum(sizes)[:-1]):
+        measurement.add(images[rows], labels[rows])
+    assert measurement.result() == pytest.approx(judge.measure(images, labels), rel=1e-9)
+    assert len(measurement._features.rows) == 100
+    short = quality.Measurement(judge, len(images) + 1)
+    short.add(images)
+    with pytest.raises(ValueError, match="256 samples came; expected 257"):
+        short.result()
 
 
 def test_rows_beyond_the_most_are_left_out_at_random():
     rows = np.arange(5000)
-    some = quality._some(rows)
+    some = quality.some(rows)
     assert len(set(some)) == len(some) == quality.MAX_ROWS
     assert abs(some.mean() - 2500) < 100
-    np.testing.assert_array_equal(some, quality._some(rows))
-    assert quality._some(rows[:2000]) is not None
-    np.testing.assert_array_equal(quality._some(rows[:2000]), rows[:2000])
+    np.testing.assert_array_equal(some, quality.some(rows))
+    assert quality.some(rows[:2000]) is not None
+    np.testing.assert_array_equal(quality.some(rows[:2000]), rows[:2000])
+    kept = quality.Rows(5000)
+    for start in range(0, 5000, 321):
+        kept.add(rows[start : start + 321])
+    np.testing.assert_array_equal(kept.rows, some)
 
 
 def test_protocol():
@@ -409,6 +504,7 @@ def test_protocol():
     assert protocol["resize"] == "antialiased bilinear"
     assert (protocol["num_real"], protocol["num_samples"], protocol["neighbours"]) == (6, 7, 5)
     assert "num_samples" not in judge.protocol()
+    assert protocol["reference_hash"] == hashlib.sha256(real.tobytes()).hexdigest()[:12]
     small = quality.SampleQuality(draw("paintings", 6)[0]).protocol()
     assert "resize" not in small
 

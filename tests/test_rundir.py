@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -57,6 +58,12 @@ def test_a_run_is_recorded_and_opened(tmp_path):
     versions = opened.read_json("versions.json")
     assert versions["python"] == sys.version.split()[0]
     assert versions["tensorflow"] == tf.__version__
+    git = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    if done.returncode == 0:
+        assert done.stdout.startswith(versions["commit"].removesuffix("+"))
+        assert len(versions["commit"]) >= 12
+    assert " x " in versions["processors"]
     assert not temporary_files(path)
 
 

@@ -150,6 +150,16 @@ def parse(
     fields: Sequence[Field], argv: Sequence[str], *, known_only: bool = False
 ) -> dict[str, Any]:
     """Flag values by name; UsageError for unknown flags, bad values and stray arguments."""
+    values, rest = parse_known(fields, argv, known_only=known_only)
+    if rest and not known_only:
+        raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+    return values
+
+
+def parse_known(
+    fields: Sequence[Field], argv: Sequence[str], *, known_only: bool = True
+) -> tuple[dict[str, Any], list[str]]:
+    """Flag values by name, and the arguments that are none of these flags."""
     values = flags.FlagValues()
     for field in fields:
         _define(field, values)
@@ -159,9 +169,7 @@ def parse(
         raise UsageError(" ".join(str(error).removeprefix("ERROR:: ").split())) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read flagfile, which is no text: {error}") from error
-    if rest and not known_only:
-        raise UsageError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-    return {field.name: getattr(values, field.name) for field in fields}
+    return {field.name: getattr(values, field.name) for field in fields}, rest
 
 
 def _define(field: Field, values: flags.FlagValues) -> None:

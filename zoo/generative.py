@@ -10,7 +10,7 @@ Shape letters: B examples on this replica, H W C image height, width, channels, 
 
 import copy
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -139,6 +139,11 @@ def _per_seed(distribution, seeds: tf.Tensor, shape: tuple[int, ...], purpose: s
     )
 
 
+def labels_in_turn(seeds: np.ndarray, num_classes: int) -> np.ndarray:
+    """seeds [N, 2] int64 -> labels [N] int32: of `row_seeds` each class in turn."""
+    return (np.asarray(seeds).sum(axis=1) % num_classes).astype(np.int32)
+
+
 def to_float(images: tf.Tensor) -> tf.Tensor:
     """uint8 images in 0…255 -> float32 in [0, 1], on the device that trains; float32 unchanged."""
     if images.dtype == tf.uint8:
@@ -235,9 +240,7 @@ class GenerativeModel(keras.Model):
 
     def default_labels(self, seeds: np.ndarray) -> np.ndarray | None:
         """seeds [N, 2] int64 -> labels [N] int32: the classes in turn; None if not conditional."""
-        if not self.conditional:
-            return None
-        return (np.asarray(seeds).sum(axis=1) % self.num_classes).astype(np.int32)
+        return labels_in_turn(seeds, self.num_classes) if self.conditional else None
 
     def protocol(self) -> dict[str, Any]:
         """What the model's own measures depend on beside its weights."""
@@ -404,10 +407,18 @@ def sample_images(
 ) -> np.ndarray:
     """seeds [N, 2] int64 -> images uint8 [N, H, W, C].
 
-    Always computed in chunks of SAMPLE_CHUNK rows, so that matrix products see the same shapes
-    and a picture has the same bytes whatever N is.
+    A picture has the same bytes whatever N is.
     """
-    pictures = []
+    return np.concatenate(list(sample_batches(model.sample_function, seeds, labels, **kwargs)))
+
+
+def sample_batches(
+    sample: Callable[..., tf.Tensor], seeds: np.ndarray, labels: np.ndarray | None = None, **kwargs
+) -> Iterator[np.ndarray]:
+    """What sample(seeds, labels=…) draws for seeds [N, 2] int64: uint8 [B, H, W, C] by and by.
+
+    Always computed in chunks of SAMPLE_CHUNK rows, so that matrix products see the same shapes.
+    """
     for start in range(0, len(seeds), SAMPLE_CHUNK):
         rows = seeds[start : start + SAMPLE_CHUNK]
         padding = SAMPLE_CHUNK - len(rows)
@@ -415,9 +426,8 @@ def sample_images(
         if labels is not None:
             chunk = np.pad(labels[start : start + SAMPLE_CHUNK], (0, padding), mode="edge")
             kwargs["labels"] = tf.constant(chunk, tf.int32)
-        images = model.sample_function(tf.constant(rows, tf.int64), **kwargs).numpy()
-        pictures.append(to_uint8(images[: SAMPLE_CHUNK - padding]))
-    return np.concatenate(pictures)
+        images = sample(tf.constant(rows, tf.int64), **kwargs).numpy()
+        yield to_uint8(images[: SAMPLE_CHUNK - padding])
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -3,6 +3,9 @@
 import math
 import os
 import pathlib
+import resource
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -29,7 +32,7 @@ JUDGED_BY_SAMPLES = "frechet_distance"
 
 
 class Scalars:
-    """on_block: writes a block's scalars and its speed to TensorBoard."""
+    """on_block: writes a block's scalars, its speed and what the process took to TensorBoard."""
 
     def __init__(self, writer: tf.summary.SummaryWriter, batch_size: int):
         self._writer, self._batch_size = writer, batch_size
@@ -41,6 +44,17 @@ class Scalars:
             tf.summary.scalar("speed/steps_per_second", block.steps_per_second)
             tf.summary.scalar("speed/images_per_second", block.steps_per_second * self._batch_size)
             tf.summary.scalar("speed/share_waiting_for_data", block.input_wait)
+            tf.summary.scalar("process/processor_seconds", time.process_time())
+            tf.summary.scalar("process/peak_mebibytes", _peak_bytes() / 2**20)
+
+
+def _peak_bytes() -> int:
+    """The most memory so far: of the first GPU that computes here, else of this process."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    # Linux counts in kibibytes, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Sheets:

@@ -3,12 +3,13 @@
 flags.txt      a flagfile: --flagfile=<run>/flags.txt repeats the run
 data.json      image shape and class names: enough to build the model without its data; its hash
 data.npy       a hash of each training example, then of each test example: what is new or gone
-versions.json  the software that trained it
+versions.json  the software and the machine that trained it
 checkpoints/   the newest few, each named by its step
 best/          the one that was evaluated best, and best.json: at which step and how
 train/ eval/   TensorBoard
 samples/       picture sheets, each named by its step
 metrics.json   the held-out measures at the end, with their protocol
+evaluation.json  the same and more, whenever `python -m zoo.evaluate` was asked; its .png: copies
 
 A directory is a run from the moment it has flags.txt. The five directories are the run's own,
 with all that is in them.
@@ -22,6 +23,7 @@ import os
 import pathlib
 import platform
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import IO, TYPE_CHECKING, Any
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 _LOCK = ".zoo-lock"
 _FLAGS = "flags.txt"
 _DIGESTS = "data.npy"
-_FILES = ("data.json", _DIGESTS, "versions.json", "metrics.json")
+_RESULTS = ("metrics.json", "evaluation.json", "evaluation.png")
+_FILES = ("data.json", _DIGESTS, "versions.json", *_RESULTS)
 _DIRECTORIES = ("checkpoints", "best", "train", "eval", "samples")
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow")
 
@@ -136,6 +139,11 @@ class Run:
         except ValueError as error:
             raise UsageError(f"{self.path / name} is damaged ({error}): remove it") from error
 
+    def wait(self) -> None:
+        """Until no other process trains here."""
+        with contextlib.suppress(FileNotFoundError), open(self.path / _LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
     def write_digests(self, digests: "Iterable[np.ndarray]") -> None:
         """Writes data.npy, uint64 [N]."""
         import numpy as np
@@ -209,13 +217,56 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Package name -> version, with Python's and the platform's."""
+    """Package name -> version, with the zoo's commit, Python, the platform and the processors."""
     found = {
         "zoo": zoo.__version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processors": ", ".join([f"{os.cpu_count()} x {processor()}", *_gpus()]),
     }
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def processor() -> str:
+    """The name of the processor that this machine has."""
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    """The names of NVIDIA's, as their driver gives them."""
+    found = []
+    for path in sorted(pathlib.Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("Model:"):
+                found.append(line.partition(":")[2].strip())
+    return found
+
+
+def _commit() -> str:
+    """Of the checkout that this code lies in, with a "+" if it was changed; "" if it lies in none.
+
+    A package that was installed into a checkout of something else is no part of it.
+    """
+    folder = pathlib.Path(__file__).parent
+    git = ["git", "-C", os.fspath(folder)]
+    try:
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", "rundir.py"], check=True, capture_output=True
+        )
+        done = subprocess.run(
+            [*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

@@ -16,7 +16,7 @@ from typing import Any
 
 from zoo import flags
 from zoo.data import source, styles
-from zoo.errors import UsageError, check_positive, writing
+from zoo.errors import UsageError, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
 
@@ -102,7 +102,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
 
     options = settings.run
     # Before anything is drawn or written: a model may refuse the images' shape.
-    pictures = _styles(settings.config)
+    pictures = styles.of_config(settings.config)
     class_names = pictures.names if pictures else data.class_names
     model = restore.build_model(settings, data.image_shape, class_names)
     model.prepare()
@@ -149,7 +149,8 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             "--run_dir, or start anew with --overwrite"
         )
     if pictures:
-        _add_styles(examples, pictures, only_last=bool(settings.config.get("add_style")))
+        only_last = bool(settings.config.get("add_style"))
+        styles.add_to(examples, pictures, only_last)
     keeps = "what was saved before is kept: make room, then run the same command again"
     with writing(run.path, keeps, tf.errors.OpError):
         if options.overwrite:
@@ -184,36 +185,6 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         metrics = _finish(settings, data, examples["test"], run, model, best)
         _report(run, metrics, model.draws)
     return 0
-
-
-def _styles(config: Mapping[str, Any]) -> styles.Styles | None:
-    """The style pictures, for a model that repaints in some."""
-    if "styles" not in config:
-        return None
-    size = config["style_size"]
-    check_positive(style_size=size)
-    pictures = styles.load(config["styles"], size)
-    if not config.get("add_style"):
-        return pictures
-    added = styles.load(config["add_style"], size, flag="add_style")
-    if len(added.names) != 1 or added.names[0] in pictures.names:
-        raise UsageError(
-            f"--add_style={config['add_style']}: expected one picture, of another name than "
-            f"{', '.join(pictures.names)}"
-        )
-    return pictures + added
-
-
-def _add_styles(
-    examples: Mapping[str, dict[str, Any]], pictures: styles.Styles, only_last: bool
-) -> None:
-    """To train on in an order of their own; in the test split one beside each content, in turn."""
-    import numpy as np
-
-    labels = np.arange(len(pictures.names), dtype=np.int32)[-1 if only_last else 0 :]
-    examples["train"] |= {"style": pictures.images[labels], "style_label": labels}
-    rows = labels[np.arange(len(examples["test"]["image"])) % len(labels)]
-    examples["test"] |= {"style": pictures.images[rows], "style_label": rows}
 
 
 def _times(number: int) -> str:

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, check_positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,36 @@ def load(spec: str, image_size: int, flag: str = "styles") -> Styles:
     if not images:
         raise UsageError(f"--{flag}={spec}: expected at least one style")
     return Styles(np.stack(images), tuple(names))
+
+
+def of_config(config: Mapping[str, Any]) -> Styles | None:
+    """The style pictures that a run's flags name; None for a model that repaints in none."""
+    if "styles" not in config:
+        return None
+    size = config["style_size"]
+    check_positive(style_size=size)
+    pictures = load(config["styles"], size)
+    if not config.get("add_style"):
+        return pictures
+    added = load(config["add_style"], size, flag="add_style")
+    if len(added.names) != 1 or added.names[0] in pictures.names:
+        raise UsageError(
+            f"--add_style={config['add_style']}: expected one picture, of another name than "
+            f"{', '.join(pictures.names)}"
+        )
+    return pictures + added
+
+
+def add_to(examples: Mapping[str, dict[str, Any]], pictures: Styles, only_last: bool) -> None:
+    """To train on in an order of their own; in other splits one beside each content, in turn."""
+    import numpy as np
+
+    labels = np.arange(len(pictures.names), dtype=np.int32)[-1 if only_last else 0 :]
+    for split, arrays in examples.items():
+        rows = labels
+        if split != "train":
+            rows = labels[np.arange(len(arrays["image"])) % len(labels)]
+        arrays |= {"style": pictures.images[rows], "style_label": rows}
 
 
 def _pictures(part: str, image_size: int) -> "list[tuple[str, np.ndarray]]":

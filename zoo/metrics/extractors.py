@@ -13,8 +13,8 @@ Shape letters: N images, H W C height, width, channels, F features, K classes.
 import hashlib
 import io
 import pathlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -40,6 +40,30 @@ class Outputs(NamedTuple):
     probabilities: np.ndarray
 
 
+class MeasureNames(NamedTuple):
+    """What measures by an extractor are called: an FID is Inception's alone."""
+
+    frechet: str
+    kernel: str
+    score: str
+
+
+class FeatureNet(Protocol):
+    """What sample quality asks of a net; see `Extractor`."""
+
+    name: str
+    names: MeasureNames
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    hash: str
+    resize: str
+    kernel_scale: float | None
+    num_features: int
+
+    def outputs(self, images: np.ndarray) -> Outputs:
+        """uint8 [N, H, W, C] -> features and probabilities."""
+
+
 class Extractor:
     """A classifier whose last hidden layer serves as the features of pictures.
 
@@ -48,16 +72,27 @@ class Extractor:
 
     Attributes:
       name: of the file, without its ending.
+      names: of the measures that use it: fd_, kd_, classifier_score_ and its name.
       class_names: what the columns of the probabilities stand for, K of them.
       image_shape: (H, W, C) that the net sees; other sizes are resized.
       hash: the first 12 hexadecimal digits of the file's SHA-256.
+      resize: how, where they are resized.
+      kernel_scale: of features in a kernel distance; None: that of the real ones.
+      num_features: F.
     """
+
+    resize = RESIZE
+    kernel_scale: float | None = None
+    num_features = NUM_FEATURES
 
     def __init__(self, path: pathlib.Path):
         data = path.read_bytes()
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         self.name = path.stem
+        self.names = MeasureNames(
+            f"fd_{self.name}", f"kd_{self.name}", f"classifier_score_{self.name}"
+        )
         self.hash = hashlib.sha256(data).hexdigest()[:12]
         self.class_names = tuple(map(str, arrays.pop("class_names")))
         height, width, channels = arrays.pop("image_shape").tolist()
@@ -67,6 +102,11 @@ class Extractor:
         chunk = tf.TensorSpec([CHUNK, height, width, channels], tf.float32)
         self._net = tf.function(
             lambda pixels: network(weights, pixels), input_signature=[chunk], autograph=False
+        )
+        self._compare = tf.function(
+            lambda pixels, others: map_distance(maps(weights, pixels), maps(weights, others)),
+            input_signature=[chunk, chunk],
+            autograph=False,
         )
 
     @classmethod
@@ -99,6 +139,26 @@ class Extractor:
 
         Pictures of another size than the net's are resized: linear, with antialiasing, unrounded.
         """
+        features, logits = [np.empty([0, NUM_FEATURES])], [np.empty([0, len(self.class_names)])]
+        for pixels, count in self._chunks(images):
+            outputs = self._net(pixels)
+            features.append(outputs[0].numpy()[:count])
+            logits.append(outputs[1].numpy()[:count])
+        return Outputs(np.concatenate(features), softmax(np.concatenate(logits)))
+
+    def perceptual_distances(self, images: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """How unlike each pair looks to the convolutions: two uint8 [N, H, W, C] -> [N], 0 to 2.
+
+        As LPIPS (Zhang et al. 2018, equation 1) without its learned weights, and on this net.
+        """
+        found = [np.empty([0])]
+        pairs = zip(self._chunks(images), self._chunks(others), strict=True)
+        for (pixels, count), (other, _) in pairs:
+            found.append(self._compare(pixels, other).numpy()[:count])
+        return np.concatenate(found)
+
+    def _chunks(self, images: np.ndarray) -> Iterator[tuple[tf.Tensor, int]]:
+        """Images as the net sees them, CHUNK at a time, and how many of these are not filling."""
         images = np.asarray(images)
         channels = self.image_shape[-1]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != channels:
@@ -106,35 +166,47 @@ class Extractor:
                 f"images are {images.dtype} {list(images.shape)}; the extractor {self.name} "
                 f"expects uint8 [N, H, W, {channels}]"
             )
-        features, logits = [np.empty([0, NUM_FEATURES])], [np.empty([0, len(self.class_names)])]
         for start in range(0, len(images), CHUNK):
             chunk = images[start : start + CHUNK]
             blank = np.zeros([CHUNK - len(chunk), *chunk.shape[1:]], np.uint8)
-            outputs = self._compute(np.concatenate([chunk, blank]))
-            features.append(outputs[0].numpy()[: len(chunk)])
-            logits.append(outputs[1].numpy()[: len(chunk)])
-        return Outputs(np.concatenate(features), _softmax(np.concatenate(logits)))
-
-    def _compute(self, chunk: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.device("CPU:0"):
-            pixels = tf.cast(chunk, tf.float32) / 255.0
-            if chunk.shape[1:3] != self.image_shape[:2]:
-                pixels = tf.image.resize(pixels, self.image_shape[:2], antialias=True)
-            return self._net(pixels)
+            with tf.device("CPU:0"):
+                pixels = tf.cast(np.concatenate([chunk, blank]), tf.float32) / 255.0
+                if chunk.shape[1:3] != self.image_shape[:2]:
+                    pixels = tf.image.resize(pixels, self.image_shape[:2], antialias=True)
+            yield pixels, len(chunk)
 
 
 def network(weights: Mapping[str, tf.Tensor], pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """pixels [N, H, W, C] float32 in [0, 1] -> features [N, F], logits [N, K]."""
-    x = pixels
-    for number, stride in enumerate(STRIDES):
-        x = tf.nn.conv2d(x, weights[f"conv{number}_kernel"], stride, "SAME")
-        x = tf.nn.relu(x + weights[f"conv{number}_bias"])
-    x = tf.nn.avg_pool2d(x, POOLING, POOLING, "VALID")
+    x = tf.nn.avg_pool2d(maps(weights, pixels)[-1], POOLING, POOLING, "VALID")
     x = tf.reshape(x, [x.shape[0], -1])
     features = tf.nn.relu(x @ weights["features_kernel"] + weights["features_bias"])
     return features, features @ weights["logits_kernel"] + weights["logits_bias"]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def maps(weights: Mapping[str, tf.Tensor], pixels: tf.Tensor) -> list[tf.Tensor]:
+    """pixels [N, H, W, C] float32 in [0, 1] -> what each convolution sees, [N, h, w, c]."""
+    found, x = [], pixels
+    for number, stride in enumerate(STRIDES):
+        x = tf.nn.conv2d(x, weights[f"conv{number}_kernel"], stride, "SAME")
+        x = tf.nn.relu(x + weights[f"conv{number}_bias"])
+        found.append(x)
+    return found
+
+
+def map_distance(ours: list[tf.Tensor], theirs: list[tf.Tensor]) -> tf.Tensor:
+    """Lists of [N, h, w, c] -> [N]: squared distances of the unit vectors of each place, averaged.
+
+    Over places, then over the maps. Where nothing fires the vector is 0.
+    """
+    distances = []
+    for a, b in zip(ours, theirs, strict=True):
+        difference = tf.math.l2_normalize(a, -1, 1e-10) - tf.math.l2_normalize(b, -1, 1e-10)
+        distances.append(tf.reduce_mean(tf.reduce_sum(tf.square(difference), axis=-1), axis=[1, 2]))
+    return tf.add_n(distances) / len(distances)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """[N, K] -> [N, K], rows sum to 1."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return exponentials / exponentials.sum(axis=1, keepdims=True)

@@ -163,6 +163,13 @@ class VAE(GenerativeModel):
             reports={"reconstruction": reconstruction, "kl": kl},
         )
 
+    def protocol(self) -> dict[str, Any]:
+        return {
+            **super().protocol(),
+            "likelihood": self.likelihood,
+            "importance_samples": self.config.importance_samples,
+        }
+
     def evaluate_batch(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:
         """[B] each, in nats: the negative ELBO (beta = 1), its terms, the floor of grey pixels."""
         terms = self.compute_losses(batch, noise, training=False).reports
@@ -172,7 +179,11 @@ class VAE(GenerativeModel):
         return measures
 
     def thorough_measures(self, batch: dict[str, tf.Tensor], noise: Noise) -> dict[str, tf.Tensor]:
-        """The bound of Burda et al. on -log p(x) with `importance_samples` draws, [B], nats."""
+        """The bound of Burda et al. on -log p(x) with `importance_samples` draws, [B].
+
+        In nats, and in bits a pixel and channel of 8 bits; of a Bernoulli likelihood, whose pixels
+        are no 8-bit numbers, the same nats on another scale.
+        """
         images = to_float(batch["image"])
         mean, logvar = self.encode(images)
         draws = noise.normal(
@@ -187,7 +198,11 @@ class VAE(GenerativeModel):
             return log_likelihood + log_prior - log_posterior
 
         log_weights = tf.map_fn(log_weight, tf.transpose(draws, [1, 0, 2]))  # [S, B]
-        return {"importance_weighted_nll": -losses.importance_weighted_bound(log_weights)}
+        nats = -losses.importance_weighted_bound(log_weights)
+        bits = nats / (math.log(2.0) * math.prod(self.image_shape))
+        if self.likelihood == "gaussian":  # a density over [0, 1]: 256 levels are 8 bits more
+            bits += 8.0
+        return {"importance_weighted_nll": nats, "importance_weighted_bits_per_dim": bits}
 
     def sample_latents(
         self, seeds: tf.Tensor, labels: tf.Tensor | None = None, sampler: str = "mixture"
