@@ -130,13 +130,14 @@ sys.path.insert(0, sys.argv[1])
 from zoo import runtime
 runtime.import_tensorflow()
 import contract
+from zoo.devices import Devices
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 out = pathlib.Path(sys.argv[2])
 for name in sys.argv[3:]:
     try:
         with strategy.scope():
             model = contract.build(name)
-        loop = contract.make_loop(model, strategy=strategy)
+        loop = contract.make_loop(model, devices=Devices(strategy))
         blocks = [loop.run_block(steps).scalars for steps in contract.BLOCKS]
         scalars = [list(block.values()) for block in blocks]
         np.savez(out / f"{name}.npz", *contract.state(model), scalars=scalars)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = {"train", "sample", "stylize", "evaluate", "subjects", "flags", "restore", "__main__"}
-MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints"}
+MIDDLE = {"models", "data", "loop", "hooks", "metrics", "rundir", "checkpoints", "devices"}
 BOTTOM = {
     "adversarial", "augment", "endpoints", "errors", "files", "gatys", "generative", "layers",
     "lbfgs", "losses", "nets", "optimizers", "perceptual", "photos", "pictures", "progress",
@@ -56,7 +56,7 @@ def test_imports_point_downwards(path):
     if own not in COMMANDS:
         assert not any(name.startswith("absl") for name in found)
     if own == "models":
-        assert not used & {"loop", "data", "hooks", "rundir", "checkpoints"}
+        assert not used & {"loop", "data", "hooks", "rundir", "checkpoints", "devices"}
         others = {name for name in found if name.startswith("zoo.models.")}
         assert not others
 

@@ -11,6 +11,7 @@ from zoo import runtime
 tf = runtime.import_tensorflow()
 
 from zoo.checkpoints import Best, Checkpoints  # noqa: E402
+from zoo.devices import Devices  # noqa: E402
 from zoo.loop import CollapseError, Every, Loop, NonFiniteError, TrainingFailure  # noqa: E402
 
 
@@ -196,7 +197,7 @@ def test_a_strategy_of_one_device_counts_the_same():
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     with strategy.scope():
         model = Counter()
-    block = Loop(model, numbers, total_steps=6, strategy=strategy).run_block(6)
+    block = Loop(model, numbers, total_steps=6, devices=Devices(strategy)).run_block(6)
     assert block.scalars == {"value": 2.5, "twice": 5.0}
 
 

@@ -49,6 +49,10 @@ class RunFlags:
     """Examples a step; the model's own default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products and convolutions; weights and losses stay in float32."""
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = "auto"
+    """Devices: all GPUs of this host, or of the hosts that TF_CONFIG names; or as it says."""
+    num_devices: int = 0
+    """Split the CPU into so many devices, to try `mirrored` without GPUs; 0: do not."""
     jit_compile: bool = False
     """Compile the step with XLA; slower on CPUs."""
     steps_per_loop: int = 100
@@ -68,8 +72,9 @@ class RunFlags:
         names += ["checkpoint_every", "sample_every", "eval_every"]
         check_positive(**{name: getattr(self, name) for name in names})
         self.augmentations()
-        if self.max_rollbacks < 0:
-            raise UsageError(f"--max_rollbacks={self.max_rollbacks}: expected 0 or more")
+        for name in ("max_rollbacks", "num_devices"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"--{name}={getattr(self, name)}: expected 0 or more")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
 
@@ -83,7 +88,7 @@ class RunFlags:
 
 
 # What may differ when a run goes on: none of it changes what a step computes, but for
-# total_steps, which the learning rate's schedule follows.
+# total_steps, which the learning rate's schedule follows, and the devices' rounding.
 MAY_CHANGE = frozenset(
     (
         "total_steps",
@@ -92,6 +97,8 @@ MAY_CHANGE = frozenset(
         "sample_every",
         "eval_every",
         "max_rollbacks",
+        "strategy",
+        "num_devices",
     )
 )
 _NOT_RECORDED = ("run_dir", "overwrite")

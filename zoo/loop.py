@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from zoo.checkpoints import BrokenCheckpoints, Checkpoints
+from zoo.devices import Devices
 from zoo.generative import GenerativeModel
 
 BLOCK_SECONDS = 2.0
@@ -83,7 +84,8 @@ class Loop:
         on_block: called after each block with its Block.
         max_rollbacks: how often in a run to go back after a TrainingFailure; needs `checkpoints`.
         on_rollback: called after each with its Rollback.
-        strategy: the scope the model was made in; the default strategy if None.
+        devices: in whose strategy's scope the model was made; one device if None. Only the chief
+            of several workers saves and calls hooks; all take the same way.
         jit_compile: compile the step with XLA.
     """
 
@@ -100,7 +102,7 @@ class Loop:
         on_block: Callable[[Block], None] | None = None,
         max_rollbacks: int = 0,
         on_rollback: Callable[[Rollback], None] | None = None,
-        strategy: tf.distribute.Strategy | None = None,
+        devices: Devices | None = None,
         jit_compile: bool = False,
     ):
         self.model = model
@@ -112,7 +114,8 @@ class Loop:
         self.on_block = on_block
         self.max_rollbacks = max_rollbacks
         self.on_rollback = on_rollback
-        self.strategy = strategy or tf.distribute.get_strategy()
+        self.devices = devices or Devices()
+        self.strategy = self.devices.strategy
         self.stop_requested = False
         self._batches = batches
         self._iterator = None
@@ -145,7 +148,7 @@ class Loop:
     def _train(self) -> int:
         step = int(self.model.step.numpy())
         longest = _FIRST_BLOCK
-        stopping = self.stop_requested
+        stopping = self.devices.any(self.stop_requested)
         while step < self.total_steps and not stopping:
             block = self.run_block(min(longest, self._steps_until_due(step)))
             longest = max(1, int(block.steps_per_second * BLOCK_SECONDS))
@@ -157,14 +160,24 @@ class Loop:
             due = [hook for hook in self.hooks if step % hook.steps == 0 or done]
             if due:
                 self._check_weights(step)
-            for hook in due:
-                hook.call(step, self.model)
-            stopping = self.stop_requested
+                self._call(due, step)
+            stopping = self.devices.any(self.stop_requested)
             if step % self.checkpoint_every == 0 or done or stopping:
                 self._check_weights(step)
-                if self.checkpoints:
+                if self.checkpoints and self.devices.chief:
                     self.checkpoints.save(step, self._kept(self.checkpoints.steps(), step))
         return step
+
+    def _call(self, due: Sequence[Every], step: int) -> None:
+        """The hooks that are due, by the chief; all workers learn of a collapse that one finds."""
+        failure = None
+        try:
+            for hook in due if self.devices.chief else ():
+                hook.call(step, self.model)
+        except CollapseError as error:
+            failure = error
+        if self.devices.any(failure is not None):
+            raise failure or CollapseError("the chief's hooks found a collapse")
 
     def _roll_back(self, failure: TrainingFailure) -> None:
         """Restores the state to go on from; raises the failure if there is none, or no more."""
@@ -174,13 +187,16 @@ class Loop:
             raise failure
         good = self._passed(step - 1) if isinstance(failure, CollapseError) else step
         back = self._regular(self.checkpoints.steps(), good)
+        # The other workers may see the files a little later than the chief has written them.
+        back = self.devices.of_chief(-1 if back is None else back)
         try:
-            if back is None or self.checkpoints.restore(up_to=back) is None:
+            if back < 0 or self.checkpoints.restore(up_to=back) is None:
                 raise failure
         except BrokenCheckpoints as error:
             raise failure from error
         step = int(self.model.step.numpy())
-        self.checkpoints.remove_newer(step)
+        if self.devices.chief:
+            self.checkpoints.remove_newer(step)
         self.model.rollbacks.assign(number)
         self._iterator = None
         if self.on_rollback:
@@ -216,7 +232,8 @@ class Loop:
         start = time.perf_counter()
         self._block(self._iterator, tf.constant(num_steps, tf.int64))
         step = int(self.model.step.numpy())
-        seconds = time.perf_counter() - start
+        # The length of the next block follows it, and must be the same for all workers.
+        seconds = self.devices.mean(time.perf_counter() - start)
         means = self._sums.read_value().numpy() / (num_steps * self.strategy.num_replicas_in_sync)
         return Block(
             step=step,

@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 # Lines that TensorFlow's C++ code prints on every start and that ask nothing of the user.
 _CHATTER = (
@@ -34,10 +34,11 @@ for line in sys.stdin.buffer:
 _logger = logging.getLogger("zoo")
 
 
-def import_tensorflow(*, gpu: bool = True):
+def import_tensorflow(set_up: Callable | None = None, *, gpu: bool = True):
     """Imports TensorFlow and returns it; anything but the known chatter still reaches stderr.
 
-    gpu: False leaves GPUs alone, for work whose rounding must be that of another process.
+    set_up: is called with it before its first operation, after which devices are settled; gpu:
+    False leaves GPUs alone, for work whose rounding must be that of another process.
     """
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -50,6 +51,8 @@ def import_tensorflow(*, gpu: bool = True):
     with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
         import tensorflow as tf
 
+        if set_up:
+            set_up(tf)
         # These lines come with the first operation, not with the import.
         tf.constant(0)
     if gpu and has_driver and not tf.config.list_physical_devices("GPU"):

@@ -16,7 +16,8 @@ from typing import Any
 
 from zoo import flags
 from zoo.data import source, styles
-from zoo.errors import UsageError, writing
+from zoo.devices import Devices, is_chief
+from zoo.errors import UsageError, reason, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
 
@@ -49,20 +50,40 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("zoo").setLevel(logging.INFO)
     settings = flags.parse_training(_with_base(argv))
+    devices = None
+    if settings.run.dataset.startswith(source.TFDS):  # it needs TensorFlow itself
+        devices = _devices(settings.run)
     data = source.load(settings.run.dataset, settings.run.image_size)
     _check_size(data)
     # Written out, so that naming the default size is no other run.
     size = dataclasses.replace(settings.run, image_size=data.image_shape[0])
     settings = dataclasses.replace(settings, run=size)
-    run = Run.lock(
-        settings.run.run_dir,
-        settings.recorded(),
-        may_change=flags.MAY_CHANGE,
-        overwrite=settings.run.overwrite,
-    )
-    with contextlib.closing(run):
+    with contextlib.ExitStack() as stack:
+        if is_chief(settings.run.strategy):
+            run = Run.lock(
+                settings.run.run_dir,
+                settings.recorded(),
+                may_change=flags.MAY_CHANGE,
+                overwrite=settings.run.overwrite,
+            )
+            stack.callback(run.close)
+        else:  # it reads the run, and leaves writing and talking to the chief
+            run = Run(settings.run.run_dir)
+            silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silent))
         print(f"{settings.run.model} on {data.name}, run directory {run.path}", flush=True)
-        return _train(settings, data, run)
+        return _train(settings, data, run, devices or _devices(settings.run))
+
+
+def _devices(options: flags.RunFlags) -> Devices:
+    """Those that the flags ask for; UsageError if the batch cannot be divided among them."""
+    devices = Devices.set_up(options.strategy, options.num_devices)
+    if options.batch_size % devices.num_replicas:
+        raise UsageError(
+            f"--batch_size={options.batch_size} does not divide by {devices.num_replicas} devices: "
+            f"use a multiple of {devices.num_replicas}"
+        )
+    return devices
 
 
 def _with_base(argv: list[str]) -> list[str]:
@@ -92,10 +113,9 @@ def _check_size(data: source.Source) -> None:
         )
 
 
-def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
-    from zoo import runtime
+def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Devices) -> int:
+    import tensorflow as tf
 
-    tf = runtime.import_tensorflow()
     from zoo import restore
     from zoo.checkpoints import Best, BrokenCheckpoints, Checkpoints
     from zoo.loop import TrainingFailure
@@ -104,8 +124,9 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
     # Before anything is drawn or written: a model may refuse the images' shape.
     pictures = styles.of_config(settings.config)
     class_names = pictures.names if pictures else data.class_names
-    model = restore.build_model(settings, data.image_shape, class_names)
-    model.prepare()
+    with devices.strategy.scope():
+        model = restore.build_model(settings, data.image_shape, class_names)
+        model.prepare()
     checkpoints = Checkpoints(model.checkpoint(), run.checkpoints)
     best = Best(model.checkpoint(), run.best)
     if not options.overwrite:
@@ -114,6 +135,11 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         except BrokenCheckpoints as error:
             raise UsageError(f"{error}: start anew with --overwrite") from error
     start = int(model.step.numpy())
+    if devices.mean(start) != start:
+        raise UsageError(
+            f"the workers do not find the same checkpoints in {run.path}: --run_dir must be one "
+            "directory that all hosts share"
+        )
     if start > options.total_steps:
         raise UsageError(
             f"{run.path} is at step {start} already: expected --total_steps={start} or more"
@@ -153,21 +179,34 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
         styles.add_to(examples, pictures, only_last)
     keeps = "what was saved before is kept: make room, then run the same command again"
     with writing(run.path, keeps, tf.errors.OpError):
-        if options.overwrite:
-            run.clear()
-        run.record(settings.recorded(), facts)
-        run.write_digests(digests.values())
-        checkpoints.remove_partial()
-        best.remove_partial()
+        if devices.chief:
+            if options.overwrite:
+                run.clear()
+            run.record(settings.recorded(), facts)
+            run.write_digests(digests.values())
+            checkpoints.remove_partial()
+            best.remove_partial()
         if not start:
             if settings.config.get("add_style"):
                 model.adopt(restore.restore(settings.config["base_run"]).model)
             count = len(examples["train"]["image"])
             print(f"{model.summary_line()}, {count:,} examples", flush=True)
-            checkpoints.save(0)
+            if devices.chief:
+                checkpoints.save(0)
         try:
-            received = _run_loop(settings, data, model, examples, run, checkpoints, best)
+            received = _run_loop(settings, data, model, examples, run, checkpoints, best, devices)
+        except tf.errors.OpError as error:
+            if devices.num_workers == 1 or not isinstance(error, _peer_errors(tf)):
+                raise
+            print(
+                f"error: another worker is gone ({reason(error)}): start all workers again, and "
+                "the run goes on from its last checkpoint",
+                file=sys.stderr,
+            )
+            return 1
         except TrainingFailure as error:
+            if not devices.chief:
+                return 1
             print(
                 f"error: {error}; given up after {_times(int(model.rollbacks.numpy()))}: "
                 f"{_kept(run, best)}; train with a lower --learning_rate or another --seed, in "
@@ -181,10 +220,18 @@ def _train(settings: flags.Settings, data: source.Source, run: Run) -> int:
             command += [f"--flagfile={run.path / 'flags.txt'}", f"--run_dir={run.path}"]
             print(f"Stopped at step {step}, all saved. To go on: {shlex.join(command)}")
             return 128 + received
-        print("Evaluating on the test split", flush=True)
-        metrics = _finish(settings, data, examples["test"], run, model, best)
-        _report(run, metrics, model.draws)
+        if devices.chief:
+            print("Evaluating on the test split", flush=True)
+            metrics = _finish(settings, data, examples["test"], run, model, best)
+            _report(run, metrics, model.draws)
+        devices.any(False)  # the others wait: a worker that leaves ends the job of all
     return 0
+
+
+def _peer_errors(tf) -> tuple[type[Exception], ...]:
+    """What a collective operation ends with when another worker is gone."""
+    names = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal")
+    return tuple(getattr(tf.errors, f"{name}Error") for name in names)
 
 
 def _times(number: int) -> str:
@@ -240,7 +287,14 @@ def _difference(before, digests: Mapping[str, Any]) -> str:
 
 
 def _run_loop(
-    settings, data: source.Source, model, examples: Mapping, run: Run, checkpoints, best
+    settings,
+    data: source.Source,
+    model,
+    examples: Mapping,
+    run: Run,
+    checkpoints,
+    best,
+    devices: Devices,
 ) -> int | None:
     """Trains to the end, or until a signal: its number."""
     import tensorflow as tf
@@ -254,7 +308,10 @@ def _run_loop(
     batch_size = options.batch_size * model.batches_per_step
     start = int(model.step.numpy())
     writers = {
-        split: tf.summary.create_file_writer(str(run.path / split)) for split in ("train", "eval")
+        split: tf.summary.create_file_writer(str(run.path / split))
+        if devices.chief
+        else tf.summary.create_noop_writer()
+        for split in ("train", "eval")
     }
     with writers["train"].as_default(step=start):
         table = "".join(f"| {k} | {v} |\n" for k, v in settings.recorded().items())
@@ -300,12 +357,15 @@ def _run_loop(
             on_block=on_block,
             max_rollbacks=options.max_rollbacks,
             on_rollback=on_rollback,
+            devices=devices,
             jit_compile=options.jit_compile,
         )
         with _stopping(loop, progress) as received:
-            loop.train()
+            reached = loop.train()
     for writer in writers.values():
         writer.flush()
+    if reached < options.total_steps and not received:
+        return signal.SIGTERM  # another worker received it
     return received[0] if received else None
 
 

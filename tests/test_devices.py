@@ -1,0 +1,185 @@
+"""Several devices and several hosts compute what one does, agree, and end together."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+
+import numpy as np
+import pytest
+from commands import FOREVER, SMALL, assert_done, assert_refused, run, start, wait_for
+
+from zoo import devices, runtime
+from zoo.errors import UsageError
+
+tf = runtime.import_tensorflow()
+
+FEW = ("--total_steps=40", "--checkpoint_every=20", "--eval_every=40", "--sample_every=40")
+
+
+def config(index: int, *addresses: str, kind: str = "worker", **more) -> str:
+    cluster = {"worker": list(addresses), **more}
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_workers(count: int, run_dir: pathlib.Path, *arguments: str) -> list[subprocess.Popen]:
+    addresses = [f"localhost:{port}" for port in free_ports(count)]
+    processes = []
+    for index in range(count):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TF_CONFIG", config(index, *addresses))
+            processes.append(start("zoo.train", *SMALL, f"--run_dir={run_dir}", *arguments))
+    return processes
+
+
+def weights(run_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / f"step-{step}"))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names if name.startswith("state/")}
+
+
+def assert_same_up_to_rounding(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    assert len(one) > 40
+    differences = [np.sum((one[name].astype("f8") - other[name]) ** 2) for name in one]
+    sizes = [np.sum(one[name].astype("f8") ** 2) for name in one]
+    assert np.sqrt(np.sum(differences)) <= 1e-6 * np.sqrt(np.sum(sizes))
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    assert_done(run("zoo.train", *SMALL, *FEW, f"--run_dir={run_dir}"))
+    return run_dir
+
+
+def test_two_devices_train_what_one_does(one_device, tmp_path):
+    two = tmp_path / "two"
+    options = (*SMALL, "--checkpoint_every=20", "--eval_every=40", "--sample_every=40")
+    both = ("--strategy=mirrored", "--num_devices=2")
+    assert_done(run("zoo.train", *options, "--total_steps=40", *both, f"--run_dir={two}"))
+    assert_same_up_to_rounding(weights(one_device, 40), weights(two, 40))
+    # A run may go on on other devices, and what they wrote is read on one.
+    assert_done(run("zoo.train", *options, "--total_steps=44", f"--run_dir={two}"))
+    assert_done(run("zoo.sample", f"--run_dir={two}", f"--out={tmp_path / 'sheet.png'}"))
+
+
+def test_devices_that_are_not_there_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    run_dir = f"--run_dir={tmp_path / 'run'}"
+    done = run("zoo.train", "--model=vae", "--strategy=mirrored", run_dir)
+    assert_refused(done, "--strategy=mirrored needs several devices", "--num_devices=2")
+    done = run("zoo.train", "--model=vae", "--strategy=multi_worker", run_dir)
+    assert_refused(done, "needs TF_CONFIG", '"cluster": {"worker":')
+    done = run("zoo.train", "--model=vae", "--num_devices=3", "--batch_size=64", run_dir)
+    assert_refused(done, "--batch_size=64 does not divide by 3 devices", "multiple of 3")
+    done = run("zoo.train", "--model=vae", "--num_devices=-1", run_dir)
+    assert_refused(done, "--num_devices=-1: expected 0 or more")
+    assert not (tmp_path / "run").exists()
+
+
+def test_cluster_is_read_from_tf_config(monkeypatch):
+    def read(text: str) -> devices.Cluster | None:
+        monkeypatch.setenv("TF_CONFIG", text)
+        return devices.cluster_from_environment()
+
+    assert read("") is None
+    assert read(config(0, "a:1")) is None
+    assert read(config(1, "a:1", "b:1")) == (["a:1", "b:1"], 1)
+    assert read(config(0, "a:1", "b:1", chief=["c:1"])) == (["c:1", "a:1", "b:1"], 1)
+    assert read(config(0, "a:1", "b:1", chief=["c:1"], kind="chief")).number == 0
+    for wrong in (
+        "{",
+        "[]",
+        config(2, "a:1", "b:1"),
+        config(0, "a:1", "b:1", kind="ps"),
+        '{"cluster": {"worker": 3}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": "x"}}',
+    ):
+        with pytest.raises(UsageError, match=r"TF_CONFIG is wrong .*expected TF_CONFIG='"):
+            read(wrong)
+
+
+def test_the_first_worker_alone_is_chief(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config(1, "a:1", "b:1"))
+    assert not devices.is_chief("auto")
+    assert devices.is_chief("one_device")  # which has no other workers
+    monkeypatch.setenv("TF_CONFIG", config(0, "a:1", "b:1"))
+    assert devices.is_chief("multi_worker")
+
+
+def test_one_worker_agrees_with_itself():
+    alone = devices.Devices()
+    assert alone.num_replicas == 1
+    assert alone.mean(0.25) == 0.25
+    assert alone.any(True)
+    assert not alone.any(False)
+    assert alone.of_chief(-1) == -1
+
+
+def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tmp_path):
+    workers = start_workers(2, tmp_path / "run", *FEW)
+    outputs = [worker.communicate(timeout=300) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert "Step 40, test split" in outputs[0][0]
+    assert outputs[1][0] == ""
+    assert_same_up_to_rounding(weights(one_device, 40), weights(tmp_path / "run", 40))
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {path.name for path in one_device.iterdir()}
+    assert len(list((tmp_path / "run" / "train").iterdir())) == len(
+        list((one_device / "train").iterdir())
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hit", [0, 1])
+def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_path):
+    run_dir = tmp_path / "run"
+    checkpoints = run_dir / "checkpoints"
+    options = ("--eval_every=1000000", "--sample_every=1000000")
+    long = (f"--total_steps={FOREVER}", "--checkpoint_every=20", *options)
+
+    def saved() -> int:
+        steps = [int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.index")]
+        return max(steps, default=0)
+
+    workers = start_workers(2, run_dir, *long)
+    wait_for(lambda: saved() > 0, workers[0])
+    workers[hit].send_signal(signal.SIGKILL)
+    _, err = workers[1 - hit].communicate(timeout=60)
+    assert workers[1 - hit].returncode == 1
+    assert err.startswith("error: another worker is gone"), err
+    assert err.count("\n") == 1, err
+    workers[hit].communicate()
+    before = saved()
+    assert before > 0
+
+    workers = start_workers(2, run_dir, *long)
+    wait_for(lambda: saved() > before, workers[0])
+    workers[hit].send_signal(signal.SIGTERM)
+    outputs = [worker.communicate(timeout=60) for worker in workers]
+    assert [worker.returncode for worker in workers] == [143, 143], outputs
+    assert (
+        f"all saved. To go on: python -m zoo.train --flagfile={os.fspath(run_dir)}"
+        in (outputs[0][0])
+    )
+    stopped = saved()
+    # Killed, stopped, and on one device: the same as never interrupted there.
+    options = ("--checkpoint_every=1000000", *options, f"--total_steps={stopped}")
+    whole = start_workers(2, tmp_path / "whole", *options)
+    for worker in whole:
+        worker.communicate(timeout=300)
+    for name, value in weights(tmp_path / "whole", stopped).items():
+        np.testing.assert_array_equal(value, weights(run_dir, stopped)[name])

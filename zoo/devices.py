@@ -1,0 +1,161 @@
+"""Devices: which of them a run uses, by tf.distribute.
+
+`auto` takes all GPUs of this host, or of all hosts that TF_CONFIG names; `mirrored` is one process
+over several devices, `multi_worker` one process a host. The batch is that of all devices together,
+noise and data order do not depend on how many there are: N replicas compute what one would, up to
+rounding. The chief alone, worker 0, writes the run directory, which all workers must see.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from zoo import runtime
+from zoo.errors import UsageError
+
+_EXAMPLE = (
+    """TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]}, """
+    """"task": {"type": "worker", "index": 0}}'"""
+)
+
+
+class Devices:
+    """What a run computes on, and how its workers agree.
+
+    Attributes:
+      strategy: the tf.distribute.Strategy to build and train in.
+      num_workers: processes of the run, one a host.
+      chief: whether this one writes the run directory.
+    """
+
+    def __init__(self, strategy=None, *, num_workers: int = 1, chief: bool = True):
+        """strategy: the default one, of a single device, if None."""
+        import tensorflow as tf
+
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.num_workers = num_workers
+        self.chief = chief
+        if num_workers > 1:
+            with self.strategy.scope():
+                self._means = tf.Variable(
+                    tf.zeros([], tf.float64),
+                    trainable=False,
+                    synchronization=tf.VariableSynchronization.ON_READ,
+                    aggregation=tf.VariableAggregation.SUM,
+                )
+
+    @classmethod
+    def set_up(cls, strategy: str, num_devices: int) -> "Devices":
+        """Imports TensorFlow and makes the strategy: to be called before any other use of it.
+
+        strategy: as the flag; num_devices: of the CPU, split to try several devices on one; 0 for
+        as it is. UsageError if the machine or TF_CONFIG has not what the strategy needs.
+        """
+        cluster = _cluster(strategy)
+        if num_devices and cluster is not None:
+            raise UsageError(
+                "--num_devices is for one host, and TF_CONFIG names several: leave it out"
+            )
+        made: list[Any] = []
+
+        def set_up(tf) -> None:
+            if num_devices:
+                cpus = tf.config.list_physical_devices("CPU")
+                parts = [tf.config.LogicalDeviceConfiguration()] * num_devices
+                tf.config.set_logical_device_configuration(cpus[0], parts)
+            made.append(_make(tf, strategy, num_devices, cluster))
+
+        if cluster is not None:
+            print(f"Waiting for all {len(cluster.workers)} workers", flush=True)
+        runtime.import_tensorflow(set_up)
+        if cluster is None:
+            return cls(made[0])
+        return cls(made[0], num_workers=len(cluster.workers), chief=cluster.number == 0)
+
+    @property
+    def num_replicas(self) -> int:
+        """Devices over which a batch is divided."""
+        return self.strategy.num_replicas_in_sync
+
+    def mean(self, value: float) -> float:
+        """Of the value that each worker gives; all must call it, and all get the same."""
+        if self.num_workers == 1:
+            return value
+        import tensorflow as tf
+
+        # Assigned outside of replicas, it is divided by their number; read there, summed.
+        self._means.assign(tf.constant(value, tf.float64))
+        return float(self._means.read_value().numpy())
+
+    def any(self, value: bool) -> bool:
+        """Whether any worker says so; all must call it."""
+        return self.mean(float(value)) > 0
+
+    def of_chief(self, value: int) -> int:
+        """The chief's value; all must call it."""
+        return round(self.mean(float(value * self.num_workers if self.chief else 0)))
+
+
+class Cluster(NamedTuple):
+    """What TF_CONFIG says."""
+
+    workers: Sequence[str]
+    number: int
+
+
+def is_chief(strategy: str) -> bool:
+    """Whether this process will write the run directory; known without TensorFlow."""
+    cluster = _cluster(strategy)
+    return cluster is None or cluster.number == 0
+
+
+def cluster_from_environment() -> Cluster | None:
+    """The cluster of TF_CONFIG, with two workers or more; None if there is no such.
+
+    UsageError if TF_CONFIG is not what TensorFlow expects.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        cluster = config.get("cluster", {})
+        workers = [*cluster.get("chief", ()), *cluster.get("worker", ())]
+        task = config.get("task", {})
+        index = int(task.get("index", 0))
+        kind = task.get("type", "worker")
+        if kind == "worker":
+            index += len(cluster.get("chief", ()))
+        if kind not in ("chief", "worker") or not 0 <= index < max(len(workers), 1):
+            raise ValueError(f"task {kind} {task.get('index', 0)} of {len(workers)} workers")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(f"TF_CONFIG is wrong ({error}): expected {_EXAMPLE}") from error
+    return Cluster(workers, index) if len(workers) > 1 else None
+
+
+def _cluster(strategy: str) -> Cluster | None:
+    """Of a strategy that asks for one; UsageError if it has to be there and is not."""
+    cluster = cluster_from_environment() if strategy in ("auto", "multi_worker") else None
+    if strategy == "multi_worker" and cluster is None:
+        raise UsageError(
+            f"--strategy=multi_worker needs TF_CONFIG in the environment of each worker: {_EXAMPLE}"
+        )
+    return cluster
+
+
+def _make(tf, strategy: str, num_devices: int, cluster: Cluster | None):
+    if cluster is not None:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    devices = [f"GPU:{number}" for number in range(num_gpus)]
+    if num_devices:
+        devices = [f"CPU:{number}" for number in range(num_devices)]
+    if strategy == "mirrored" and len(devices) < 2:
+        raise UsageError(
+            f"--strategy=mirrored needs several devices, found {len(devices)}: --num_devices=2 "
+            "splits the CPU to try it"
+        )
+    if strategy == "one_device" or len(devices) < 2:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy(devices)
