@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from experiments.records import Record
     from experiments.report import Report
 
+Missing = dict[tuple[str, int], str]
+"""By name and seed, why a run that was asked for is not there."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CompareFlags:
@@ -70,7 +73,7 @@ def main(argv: list[str]) -> int:
     results = pathlib.Path(options.results) if options.results else None
     if results:
         _between(results, name)
-    missing: dict[str, str] = {}
+    missing: Missing = {}
     with writing(out, "what was finished is kept: make room, then repeat the command"):
         if suite:
             missing = _train(suite, out, options)
@@ -85,25 +88,23 @@ def main(argv: list[str]) -> int:
     return 1 if missing else 0
 
 
-def _train(suite: suites.Suite, out: pathlib.Path, options: CompareFlags) -> dict[str, str]:
+def _train(suite: suites.Suite, out: pathlib.Path, options: CompareFlags) -> Missing:
     """Trains what is not finished; returns why some are still not."""
     unfinished = [run for run in suite.runs if not run.finished()]
     if not unfinished:
         return {}
     if not options.train:
-        return {run.label: "not trained yet" for run in unfinished}
+        return {(run.name, run.seed): "not trained yet" for run in unfinished}
     print(f"{len(suite.runs) - len(unfinished)} of {len(suite.runs)} runs are finished", flush=True)
     failed = suites.Trainer(out / "logs", options.jobs).train(unfinished)
-    return {run.label: failed[run] for run in suite.runs if run in failed}
+    return {(run.name, run.seed): failed[run] for run in suite.runs if run in failed}
 
 
-def _read(
-    suite: suites.Suite | None, missing: dict[str, str], options: CompareFlags
-) -> "list[Record]":
+def _read(suite: suites.Suite | None, missing: Missing, options: CompareFlags) -> "list[Record]":
     from experiments import comparison, records
 
     if suite:
-        found = [run for run in suite.runs if run.label not in missing]
+        found = [run for run in suite.runs if (run.name, run.seed) not in missing]
         return [records.read(run.run.path, run.name) for run in found]
     paths: list[str] = []
     for pattern in options.run_dirs.split(","):
@@ -120,7 +121,7 @@ def _read(
 def _report(
     records: "Sequence[Record]",
     suite: suites.Suite | None,
-    missing: dict[str, str],
+    missing: Missing,
     name: str,
     asked: str,
     options: CompareFlags,

@@ -28,7 +28,7 @@ class StudyFlags:
     dataset: Literal["glyphs", "paintings"] = "glyphs"
     """The real pictures."""
     num_samples: int = 2000
-    """In each set; and of real pictures, at most."""
+    """In each set, and of real pictures."""
     pool: int = 8000
     """Pictures whose distance stands for that of any number, and is to be met by fewer."""
     run_dirs: str = ""
@@ -56,12 +56,16 @@ def main(argv: list[str]) -> int:
     data = source.load(options.dataset)
     train, test = data.arrays("train"), data.arrays("test")
     count = options.num_samples
+    if len(test["image"]) < 2 * count:
+        raise UsageError(
+            f"--num_samples={count}: expected half of the {len(test['image'])} test pictures or less"
+        )
     clock = _Clock()
     quality = clock("reference", lambda: SampleQuality(test["image"][:count], data.class_names))
     novelty = clock("training pictures", lambda: Novelty(train["image"], test["image"]))
     names = [quality.frechet_name, quality.kernel_name, "precision", "recall", "density"]
     names += ["coverage", "diversity", quality.score_name, "novelty_pixels", "near_copies_pixels"]
-    print(f"{data.name}, {count} of each against {min(count, len(test['image']))} test pictures")
+    print(f"{data.name}, {count} of each against {count} test pictures")
     print(f"{'':22}" + "".join(f"{_short(name):>11}" for name in names))
     sampled = sets(train["image"], train["label"], test["image"], count)
     drawn = list(generators(options.run_dirs, count))
@@ -131,20 +135,19 @@ def generators(
     """Name and pictures of the first and the last checkpoint of each run."""
     import pathlib
 
-    import numpy as np
-
-    from zoo import subjects
+    from zoo import restore
     from zoo.checkpoints import Checkpoints
+    from zoo.generative import fold_seed, row_seeds, sample_images
 
     for run_dir in filter(None, run_dirs.split(",")):
-        subject = subjects.of_run(run_dir, "last")
-        model = subject.restored.model
+        model, settings, *_ = restore.restore(run_dir, "last")
+        seeds = row_seeds(fold_seed(model.seed, "quality"), count)
         checkpoints = Checkpoints(model.checkpoint(), pathlib.Path(run_dir, "checkpoints"))
         steps = [step for step in checkpoints.steps() if step]
         for step in dict.fromkeys(steps[-1:] if only_last else (steps[0], steps[-1])):
             checkpoints.restore(up_to=step)
-            images = np.concatenate([batch for batch, _ in subject.samples(0, count)])
-            yield f"{subject.facts['model']}, step {step}", images
+            images = sample_images(model, seeds, model.default_labels(seeds))
+            yield f"{settings.run.model}, step {step}", images
 
 
 def needed(real, features: "np.ndarray") -> Iterator[str]:

@@ -152,10 +152,16 @@ def read(path: pathlib.Path, name: str = "") -> Record:
 
 def curve(path: pathlib.Path, measure: str) -> dict[int, float]:
     """Step -> the measure's value when the run was evaluated, also while it trains."""
-    for tag in (f"samples/{measure}", measure):
-        if found := _last(_scalars(path / "eval", tag)):
-            return found
+    tags = dict.fromkeys(tag for _, values in _events(path / "eval") for tag in values)
+    for tag in tags:
+        if is_measure(tag.removeprefix("samples/"), measure):
+            return _last(_scalars(path / "eval", tag))
     return {}
+
+
+def is_measure(name: str, asked: str) -> bool:
+    """Whether a measure is the one asked for: frechet_distance is that of any extractor."""
+    return name == asked or (asked == "frechet_distance" and name.startswith("fd_"))
 
 
 def _reached(run: Run) -> int:

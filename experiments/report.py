@@ -40,7 +40,7 @@ class Report:
 
     Attributes:
       exhibits: name -> the run whose pictures they are, and they or why there are none.
-      missing: of the runs that were asked for, by their name, why they are not there.
+      missing: of the runs that were asked for, by name and seed, why they are not there.
       took: by the runs' order; None: leave out what differs from time to time.
       date: when it was made; "": leave it out.
     """
@@ -51,7 +51,7 @@ class Report:
     tables: Sequence[Table]
     exhibits: Mapping[str, "tuple[Record, Exhibit | str]"]
     published: Sequence[Published]
-    missing: Mapping[str, str]
+    missing: Mapping[tuple[str, int], str]
     took: Sequence[Took | None] | None
     date: str
 
@@ -120,6 +120,10 @@ def _pairs_grid(pairs: Sequence[Pair], measure: str) -> Grid:
     return Grid(head, rows)
 
 
+def _tested(pairs: Sequence[Pair]) -> bool:
+    return any(not math.isnan(pair.t_test) for pair in pairs)
+
+
 def _signed(pair: Pair) -> str:
     text = with_error(pair.difference, pair.half_width)
     return text if pair.difference < 0 else f"+{text}"
@@ -128,7 +132,7 @@ def _signed(pair: Pair) -> str:
 def _tests_note(pairs: Sequence[Pair]) -> str:
     most = max(len(pair.seeds) for pair in pairs)
     if most < 2:
-        return "With fewer than two common seeds nothing can be tested: these are single runs."
+        return "No two rows have two training seeds in common, so nothing can be tested."
     least = significance.least_sign_flip(most)
     if least >= _SIGNIFICANT:
         return (
@@ -222,7 +226,13 @@ def _made(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    notes = [f"Not run: {name}: {reason}" for name, reason in report.missing.items()]
+    reasons: dict[str, dict[str, list[str]]] = {}
+    for (name, seed), reason in report.missing.items():
+        reasons.setdefault(reason, {}).setdefault(name, []).append(str(seed))
+    notes = []
+    for reason, runs in reasons.items():
+        named = ", ".join(f"{name} (seeds {', '.join(seeds)})" for name, seeds in runs.items())
+        notes.append(f"Not run: {named}: {reason}")
     notes += kept_apart(report.tables)
     for key in ("zoo", "commit", "tensorflow"):
         found = {record.versions.get(key, "unknown") for record in report.records}
@@ -251,7 +261,9 @@ def markdown(report: Report, *, level: int = 1, pictures: str | None = "pictures
         parts += [f"{mark}# {table.title}", _text(_measures_grid(table))]
         parts.append(f"Protocol: {_protocol(table)}.")
         if pairs := table.pairs():
-            parts += [_text(_pairs_grid(pairs, table.primary)), _tests_note(pairs)]
+            if _tested(pairs):
+                parts.append(_text(_pairs_grid(pairs, table.primary)))
+            parts.append(_tests_note(pairs))
         if len(curves := _curves(table)) > 1:
             parts.append(_text(_target_grid(table, curves, report.took)))
     if report.exhibits:
@@ -270,8 +282,8 @@ def markdown(report: Report, *, level: int = 1, pictures: str | None = "pictures
 
 _TOOK = (
     "Medians over seeds. Training: without start-up, evaluations and pictures. Processor: of all "
-    "cores, start-up and evaluations included. On a machine that does other work too, times say "
-    "little."
+    "cores, with those, but for the evaluation at the end. On a machine that does other work too, "
+    "times say little."
 )
 
 
@@ -341,9 +353,12 @@ def page(report: Report) -> str:
     if notes := _notes(report):
         items = "".join(f"<li>{_escape(note)}</li>" for note in notes)
         body.append(f'<ul class="notes">{items}</ul>')
-    body += [_table_section(report, table) for table in report.tables]
+    of_samples = [table for table in report.tables if "sample_measures" in table.kinds]
+    own = [table for table in report.tables if table not in of_samples]
+    body += [_table_section(report, table) for table in of_samples]
     if report.exhibits:
         body.append(_pictures_section(report))
+    body += [_table_section(report, table) for table in own]
     if report.took is not None:
         grid = _took_grid(report.records, report.took)
         body.append(f"<section><h2>Time and memory</h2>{_html(grid)}<p>{_TOOK}</p></section>")
@@ -371,20 +386,18 @@ def _table_section(report: Report, table: Table) -> str:
         for key, value in table.protocol.items()
     )
     parts.append(f"<details><summary>Protocol</summary><dl>{items}</dl></details>")
-    if table.primary:
+    if pairs := table.pairs():
         rows = {}
         for name in table.rows:
             values = list(table.values(name, table.primary).values())
             rows[name] = (values, *significance.interval(values))
-        wide = '<div class="side">' if table.pairs() else "<div>"
         parts.append(
-            f"{wide}<figure>{plots.intervals(rows, table.primary)}<figcaption>Dots: seeds. "
-            "Line: mean and 95 % confidence interval.</figcaption></figure>"
+            f'<div class="side"><figure>{plots.intervals(rows, table.primary)}<figcaption>Dots: '
+            "seeds. Line: mean and 95 % confidence interval.</figcaption></figure><div>"
         )
-        if pairs := table.pairs():
-            parts.append(f"<div>{_html(_pairs_grid(pairs, table.primary))}")
-            parts.append(f"<p>{_escape(_tests_note(pairs))}</p></div>")
-        parts.append("</div>")
+        if _tested(pairs):
+            parts.append(_html(_pairs_grid(pairs, table.primary)))
+        parts.append(f"<p>{_escape(_tests_note(pairs))}</p></div></div>")
     curves = _curves(table)
     left_out = [name for name in table.rows if name not in curves]
     if curves:

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from experiments import processes
 from zoo import errors, flags
 from zoo.errors import UsageError
-from zoo.rundir import Run
+from zoo.rundir import BUSY, Run
 
 _FOLDER = pathlib.Path(__file__).parent
 _ENDING = ".suite"
@@ -218,7 +218,7 @@ class Trainer:
                 if reason is None:
                     print(f"{planned.label}: {time.monotonic() - began:.0f} s", flush=True)
                     return ""
-                if "another process is training" not in reason:
+                if BUSY not in reason:
                     return reason
             return "interrupted"
         finally:

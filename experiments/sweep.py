@@ -18,6 +18,7 @@ import math
 import pathlib
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +28,7 @@ from experiments import processes
 from zoo import errors, files, flags
 from zoo.errors import UsageError, check_positive, writing
 from zoo.models import Field
-from zoo.rundir import Run
+from zoo.rundir import BUSY, Run
 
 if TYPE_CHECKING:
     import optuna
@@ -224,12 +225,16 @@ class Sweep:
         killed = self._study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
         for frozen in killed:
             self._one(optuna.Trial(self._study, frozen._trial_id))
-        while (number := len(self._study.trials)) < self._options.trials:
+        while (number := self._begun()) < self._options.trials:
             # A function of how many there are: a killed sweep proposes what it would have.
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=self._options.sweep_seed + 1000 * number
             )
             self._one(self._study.ask())
+
+    def _begun(self) -> int:
+        """How many trials there are, without those that somebody has queued."""
+        return sum(trial.state.name != "WAITING" for trial in self._study.trials)
 
     def _one(self, trial: "optuna.Trial") -> None:
         from optuna.trial import TrialState
@@ -237,14 +242,38 @@ class Sweep:
         values = {dimension.field.name: dimension.suggest(trial) for dimension in self._space}
         chosen = [f"--{name}={value}" for name, value in values.items()]
         run = Run(self._directory / f"trial-{trial.number:04d}")
-        run.wait()
         print(f"Trial {trial.number}: {' '.join(chosen)}", flush=True)
         log = self._directory / "logs" / f"{run.path.name}.log"
-        process = processes.start([*self._arguments, *chosen, f"--run_dir={run.path}"], log)
+        code, reason, pruned = 2, BUSY, False
+        while code == 2 and BUSY in reason:  # a process that a killed sweep has left
+            run.wait()
+            arguments = [*self._arguments, *chosen, f"--run_dir={run.path}"]
+            code, pruned = self._train(processes.start(arguments, log), trial, run)
+            reason = processes.failure(code, log) if code else ""
+        if pruned:
+            self._study.tell(trial, state=TrialState.PRUNED)
+            print("  stopped early", flush=True)
+        elif code == 0:
+            value = self._final(run)
+            self._study.tell(trial, value)
+            print(f"  {value:.5g}", flush=True)
+        elif code == 1:  # collapsed, or not finite
+            self._study.tell(trial, state=TrialState.FAIL)
+            print(f"  failed: {reason}", flush=True)
+        elif code == 2:
+            self._study.tell(trial, state=TrialState.FAIL)
+            raise UsageError(f"trial {trial.number}: {reason}")
+        else:
+            raise UsageError(f"trial {trial.number}: {reason}; repeat the command to go on")
+
+    def _train(
+        self, process: subprocess.Popen, trial: "optuna.Trial", run: Run
+    ) -> tuple[int, bool]:
+        """Its exit code, and whether it was stopped for looking bad."""
+        # A trial that was killed has some.
+        reported = set(self._study.trials[trial.number].intermediate_values)
         pruned = False
         try:
-            # A trial that was killed has some.
-            reported = set(self._study.trials[trial.number].intermediate_values)
             while process.poll() is None:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 if not pruned and self._looks_bad(trial, run, reported):
@@ -254,19 +283,7 @@ class Sweep:
             process.send_signal(signal.SIGTERM)
             process.wait()
             raise
-        if pruned:
-            self._study.tell(trial, state=TrialState.PRUNED)
-            print(f"  stopped at step {max(reported)}", flush=True)
-        elif process.returncode == 1:  # collapsed, or not finite
-            self._study.tell(trial, state=TrialState.FAIL)
-            print(f"  failed: {processes.failure(1, log)}", flush=True)
-        elif process.returncode:
-            self._study.tell(trial, state=TrialState.FAIL)
-            raise UsageError(f"trial {trial.number}: {processes.failure(process.returncode, log)}")
-        else:
-            value = self._final(run)
-            self._study.tell(trial, value)
-            print(f"  {value:.5g}", flush=True)
+        return process.returncode, pruned
 
     def _looks_bad(self, trial: "optuna.Trial", run: Run, reported: set[int]) -> bool:
         from experiments import records
@@ -291,9 +308,10 @@ class Sweep:
             return list(curve.values())[-1]
         record = records.read(run.path)
         known = {k: v for kind in record.measures.values() for k, v in kind.items()}
-        if measure not in known:
-            raise errors.unknown("measure", measure, known)
-        return known[measure]
+        for name, value in known.items():
+            if records.is_measure(name, measure):
+                return value
+        raise errors.unknown("measure", measure, known)
 
 
 def _report(study: "optuna.Study", directory: pathlib.Path, options: SweepFlags) -> None:

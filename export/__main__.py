@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import shlex
+from typing import Literal
 
 from zoo import flags
 from zoo.errors import UsageError, writing

@@ -302,13 +302,13 @@ def _kind(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     """The beginning of a value as JSON, for messages: one line of ASCII."""
+    if type(value) is list:
+        # Neither all of it, which may be megabytes, nor deep into it, which may be bottomless.
+        return f"[{'...' if value else ''}]"
+    if type(value) is dict:
+        return f"{{{', '.join(map(_shown, itertools.islice(value, 3)))}}}"
     if type(value) is int and value.bit_length() > 1000:  # slow, or refused, by Python
         return "a number of hundreds of digits"
-    if type(value) in (list, dict):
-        # Not all of it is written, as it may be megabytes.
-        first = next(iter(value), None)
-        start = f"[{_shown(first)}" if type(value) is list else f"{{{_shown(first)}: "
-        return start[:_MOST_SHOWN] + ("" if value else ("]" if type(value) is list else "}"))
     text = json.dumps(value[: _MOST_SHOWN + 1] if type(value) is str else value)
     return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "..."
 

@@ -128,6 +128,7 @@ def _serve(store: Any, listening: socket.socket, options: PreviewFlags) -> int:
     try:
         _make_server(app, listening).serve_forever()
     finally:
+        listening.close()
         stopping.set()
         app.drain(_SECONDS_TO_FINISH)
         looking.join(_SECONDS_TO_FINISH)

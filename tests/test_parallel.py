@@ -32,8 +32,9 @@ def test_equals_drawing_in_one_process(monkeypatch):
     indices = np.arange(330)[::-1]
     options = {"split": "test", "seed": 5, "image_size": 20, "variant": "hard"}
     expected = glyphs.draw(indices, **options)
-    for processes in (1, 2):
-        *arrays, ends = drawn("zoo.data.glyphs", indices, processes=processes, **options)
+    for processes, threads in ((1, False), (2, False), (2, True)):
+        how = {"processes": processes, "threads": threads}
+        *arrays, ends = drawn("zoo.data.glyphs", indices, **how, **options)
         for a, b in zip(arrays, expected, strict=True):
             assert a.dtype == b.dtype and np.array_equal(a, b)
         assert ends.tolist() == [50, 100, 150, 200, 250, 300, 330]
@@ -44,6 +45,8 @@ def test_other_processes_draw(monkeypatch, tmp_path):
     module(tmp_path, monkeypatch, "labels = [os.getpid()] * len(indices)")
     _, labels, _ = drawn("drawing", range(400), image_size=8, processes=2)
     assert os.getpid() not in labels
+    _, labels, _ = drawn("drawing", range(400), image_size=8, processes=2, threads=True)
+    assert set(labels) == {os.getpid()}
     _, labels, _ = drawn("drawing", range(400), image_size=8, processes=1)
     assert set(labels) == {os.getpid()}
 

@@ -314,6 +314,17 @@ def test_what_a_signature_or_its_graph_refuses_is_400(client, signature, body, w
     assert words in error_of(answer)
 
 
+def test_no_depth_of_nesting_is_too_much(client):
+    """Also what Python's parser just manages, before a message quotes it."""
+    for depth in range(800, 1040):
+        for opening, closing in (("[", "]"), ('{"a": ', "}")):
+            deep = opening * depth + "1" + closing * depth
+            for body in (f'{{"instances": [[1, {deep}]]}}', f"[{deep}]", f'{{"inputs": {deep}}}'):
+                answer = predict(client, body)
+                assert answer.status_code == 400, answer.data
+                assert error_of(answer)
+
+
 @pytest.mark.parametrize(
     ("name", "bad"),
     [

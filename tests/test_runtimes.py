@@ -177,7 +177,7 @@ def convert(model, form: str, function, directory: pathlib.Path) -> None:
     if form == "onnx":
         runtimes.to_onnx(function)
     else:
-        savedmodel._write_archive(model, {"it": function}, directory / "saved_model")
+        savedmodel._write_archive({"it": function}, directory / "saved_model")
         runtimes.to_litert(directory / "saved_model", ["it"])
 
 

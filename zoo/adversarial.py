@@ -351,16 +351,19 @@ class AdversarialModel(GenerativeModel):
         return "{:,} parameters of the generator, {:,} of the discriminator".format(*counts)
 
     def endpoints(self) -> dict[str, Any]:
-        truncate = truncate_uniform if self.config.latents == "uniform" else truncate_normal
         return endpoints.drawing(
-            self, self.config.latent_dim, labelled=self.conditional, truncate=truncate
+            self,
+            self.config.latent_dim,
+            labelled=self.conditional,
+            truncation=_TRUNCATIONS[self.config.latents],
         )
 
 
 def truncate_normal(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
-    """above 0; no latent is farther from 0 than this, at 6 all are as drawn, near 0 every picture
-    is the middle one (Brock, Donahue & Simonyan 2019, 1809.11096, section 3.1, who draw
-    anew what is farther; here the same distribution by its inverse, which moves with truncation).
+    """latents [N, Z] of N(0, 1), truncation [N] above 0 -> [N, Z], none farther from 0 than that.
+
+    Brock, Donahue & Simonyan 2019 (1809.11096, section 3.1) draw anew what is farther; this is the
+    same distribution by its inverse, so that a picture moves with truncation.
     """
     # The tail beyond -|latents|, squeezed into what truncation leaves of it, keeps its digits.
     bound = _normal_cdf(-truncation)[:, None]
@@ -369,11 +372,23 @@ def truncate_normal(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
 
 
 def truncate_uniform(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
-    """0 to 1; no latent is farther from 0 than this: at 1 all are as drawn, at 0 every picture is
-    the middle one (latents uniform in [-1, 1] are scaled; Brock, Donahue & Simonyan 2019,
-    1809.11096, section 3.1, draw anew: the same distribution).
-    """
+    """The same for latents of U[-1, 1], truncation from 0 to 1: scaled is as good as drawn anew."""
     return truncation[:, None] * latents
+
+
+_TRUNCATIONS = {
+    "normal": (
+        truncate_normal,
+        "the farthest that a latent may be from 0, in standard deviations, above 0:\nat 6 all are as "
+        "drawn, 2 is mild, near 0 every picture is the middle one (Brock et al. 2019,\n1809.11096, "
+        "section 3.1).",
+    ),
+    "uniform": (
+        truncate_uniform,
+        "the farthest that a latent may be from 0, from 0 to 1:\nat 1 all are as drawn, at 0 every "
+        "picture is the middle one (Brock et al. 2019, 1809.11096,\nsection 3.1).",
+    ),
+}
 
 
 def _normal_cdf(values: tf.Tensor) -> tf.Tensor:

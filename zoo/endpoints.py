@@ -33,12 +33,16 @@ def endpoint(function: Callable[..., dict[str, tf.Tensor]], *inputs: tf.TensorSp
 
 
 def drawing(
-    model: GenerativeModel, latent_dim: int, *, labelled: bool, truncate: Callable | None = None
+    model: GenerativeModel,
+    latent_dim: int,
+    *,
+    labelled: bool,
+    truncation: tuple[Callable, str] | None = None,
 ) -> dict[str, Any]:
     """sample, sample_png, interpolate, decode; sample_label and its PNG; sample_truncated.
 
-    labelled: whether a class can be asked for. truncate(latents [N, Z], truncation [N]) keeps
-    latents near the middle; its docstring says within what.
+    labelled: whether a class can be asked for. truncation: a function of latents [N, Z] and
+    truncation [N] that keeps them near the middle, and what its values mean.
     """
     latents_spec = tf.TensorSpec([None, latent_dim], tf.float32, name="latents")
     # A conditional model needs to know the class wherever it decodes.
@@ -93,17 +97,18 @@ def drawing(
     if labelled:
         endpoints["sample_label"] = endpoint(sample_label, SEED, LABEL)
         endpoints["sample_label_png"] = endpoint(sample_label_png, SEED, LABEL)
-    if truncate:
+    if truncation:
 
         def sample_truncated(seed, truncation, *label):
             latents = truncate(model.sample_latents(seed, *label), truncation)
             return {"images": model.decode(latents, *label)}
 
-        sample_truncated.__doc__ = f"""Pictures by seed, more alike and more typical.
-
-        seed: as in `sample`. truncation: {truncate.__doc__}
-        label, if there is one: class, from 0. images: in [0, 1].
-        """
+        truncate, meaning = truncation
+        sample_truncated.__doc__ = (
+            "Pictures by seed, more alike and more typical.\n\n"
+            f"seed: as in `sample`. truncation: {meaning}\n"
+            "label, if there is one: class, from 0. images: in [0, 1]."
+        )
         endpoints["sample_truncated"] = endpoint(sample_truncated, SEED, _TRUNCATION, *classes)
     ends = (tf.TensorSpec(SEED.shape, SEED.dtype, name=f"seed_{which}") for which in "ab")
     endpoints["interpolate"] = endpoint(interpolate, *ends, _SHARE, *classes)

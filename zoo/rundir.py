@@ -35,6 +35,7 @@ from zoo.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+BUSY = "another process is training in"
 _LOCK = ".zoo-lock"
 _FLAGS = "flags.txt"
 _DIGESTS = "data.npy"
@@ -197,8 +198,7 @@ class Run:
         except BlockingIOError:
             lock.close()
             raise UsageError(
-                f"another process is training in {self.path}: wait for it, or choose another "
-                "--run_dir"
+                f"{BUSY} {self.path}: wait for it, or choose another --run_dir"
             ) from None
         self._lock = lock
 

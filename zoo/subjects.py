@@ -111,6 +111,8 @@ def of_saved_model(directory: str, num_classes: int) -> Subject:
             "draws nothing is evaluated by its --run_dir"
         )
     sample = signatures["sample"]
+    if _is_in_turn(signatures, num_classes):
+        sample = signatures["sample_label"]
     takes = sample.structured_input_signature[1]
     images = sample(**_blank(takes))["images"]
 
@@ -179,6 +181,17 @@ def saved_model_path(directory: str) -> pathlib.Path:
             "`python -m export` writes it"
         )
     return versions[-1]
+
+
+def _is_in_turn(signatures: dict[str, Any], num_classes: int) -> bool:
+    """Whether `sample` draws the classes in turn: then `sample_label` draws the same, by name."""
+    if "sample_label" not in signatures:
+        return False
+    seeds = _seeds(0, num_classes)
+    labels = tf.constant(labels_in_turn(seeds, num_classes))
+    images = signatures["sample"](seed=tf.constant(seeds))["images"]
+    named = signatures["sample_label"](seed=tf.constant(seeds), label=labels)["images"]
+    return bool(tf.reduce_max(tf.abs(images - named)) < 1e-3)
 
 
 def _seeds(seed: int, count: int) -> np.ndarray:

@@ -80,6 +80,7 @@ class FolderSource(source.Source):
                 files[at : at + _PICTURES_PER_TASK]
                 for at in range(0, len(files), _PICTURES_PER_TASK)
             ),
+            threads=True,  # Pillow decodes and resizes without Python's lock
             root=self.root,
             shape=self._stored_shape(),
             reader=self._reader(),

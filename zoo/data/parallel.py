@@ -1,6 +1,7 @@
 """Draws a data set in several processes, for the drawing modules keep one processor busy each.
 
-The processes are spawned, not forked: TensorFlow, which may be loaded here, does not survive a
+Reading pictures is work of Pillow's C code: there threads do as well, without starting processes
+and sending pictures between them. The processes are spawned, not forked: TensorFlow, which may be loaded here, does not survive a
 fork. They import the drawing module, and neither TensorFlow nor the user's script.
 """
 
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +39,12 @@ def split_up(indices: Sequence[int] | np.ndarray, image_size: int) -> list[np.nd
 
 
 def draw_in_parallel(
-    module_name: str, tasks: Iterable[Any], *, processes: int | None = None, **options: Any
+    module_name: str,
+    tasks: Iterable[Any],
+    *,
+    processes: int | None = None,
+    threads: bool = False,
+    **options: Any,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What `draw(task, **options)` of a module returns for each task, drawn by several processes.
 
@@ -48,6 +55,8 @@ def draw_in_parallel(
       tasks: what to draw at a time; they are pickled.
       processes: how many; as many as there are processors by default. 1, or too few tasks to
         share out, starts none.
+      threads: in as many threads instead: for `draw` whose work Python's lock does not hold up.
+        Warnings are off meanwhile.
       **options: further keyword arguments of `draw`; they are pickled, once a
         process.
 
@@ -63,7 +72,9 @@ def draw_in_parallel(
     processes = min(processes, len(first) // 2)
     tasks = itertools.chain(first, tasks)
     waiting: collections.deque[Any] = collections.deque()
-    if processes > 1:
+    if processes > 1 and threads:
+        yield from _drawn_by_threads((module_name, options), tasks, processes)
+    elif processes > 1:
         try:
             yield from _drawn_by_pool((module_name, options), tasks, processes, waiting)
         except (OSError, ImportError, concurrent.futures.BrokenExecutor) as error:
@@ -99,6 +110,26 @@ def _drawn_by_pool(
             drawn = futures.popleft().result()
             waiting.popleft()
             yield drawn
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _drawn_by_threads(
+    job: tuple[str, dict[str, Any]], tasks: Iterator[Any], count: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The result of each task, in order."""
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    futures: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        # The filters are of all threads: one that sets them must find them as it leaves them.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            while True:
+                for task in itertools.islice(tasks, _TASKS_AHEAD * count - len(futures)):
+                    futures.append(pool.submit(_draw_task, *job, task))
+                if not futures:
+                    return
+                yield futures.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

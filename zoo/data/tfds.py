@@ -71,7 +71,7 @@ class TfdsSource(source.Source):
         if chosen is not None:
             records = (record for record, is_in in zip(records, chosen, strict=True) if is_in)
         tasks = _grouped(records, _RECORDS_PER_TASK)
-        return parallel.draw_in_parallel(__name__, tasks, shape=self.image_shape)
+        return parallel.draw_in_parallel(__name__, tasks, threads=True, shape=self.image_shape)
 
     def _cache_name(self, split: str) -> str:
         size, count = self.image_shape[0], self._count(split)

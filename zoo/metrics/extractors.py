@@ -10,6 +10,7 @@ whose features it measures.
 Shape letters: N images, H W C height, width, channels, F features, K classes.
 """
 
+import functools
 import hashlib
 import io
 import pathlib
@@ -118,6 +119,7 @@ class Extractor:
         return cls(_FOLDER / f"{name}.npz")
 
     @classmethod
+    @functools.cache
     def for_images(cls, image_shape: tuple[int, ...]) -> "Extractor":
         """The one for (H, W, C) images: glyphs for one channel, paintings for three."""
         if image_shape[-1] not in _BY_CHANNELS:
