@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
     count = options.num_samples
     if len(test["image"]) < 2 * count:
         raise UsageError(
-            f"--num_samples={count}: expected half of the {len(test['image'])} test pictures or less"
+            f"--num_samples={count}: expected at most half of the {len(test['image'])} test "
+            "pictures"
         )
     clock = _Clock()
     quality = clock("reference", lambda: SampleQuality(test["image"][:count], data.class_names))

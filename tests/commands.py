@@ -85,7 +85,7 @@ def contents(directory: pathlib.Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        if os.path.isfile(path)  # Path.is_file raises for some links to nowhere
     }
 
 

@@ -10,6 +10,7 @@ COMMANDS = {
     "zoo.sample": "pictures from a run by seed; --walk for an animation",
     "zoo.stylize": "a photo, a folder of them or an animation, repainted",
     "zoo.evaluate": "how good a run, an exported model or a folder of pictures is",
+    "zoo.data": "doctor: what is wrong with a folder of pictures; --fix_into for a clean copy",
     "export": "a run as a SavedModel that needs nothing of ours",
     "export.serving": "TensorFlow Serving's settings for a directory of exported models",
     "export.preview": "exported models over HTTP on this machine, with a page to try them",

@@ -379,9 +379,9 @@ def truncate_uniform(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
 _TRUNCATIONS = {
     "normal": (
         truncate_normal,
-        "the farthest that a latent may be from 0, in standard deviations, above 0:\nat 6 all are as "
-        "drawn, 2 is mild, near 0 every picture is the middle one (Brock et al. 2019,\n1809.11096, "
-        "section 3.1).",
+        "the farthest that a latent may be from 0, in standard deviations, above 0:\nat 6 all are "
+        "as drawn, 2 is mild, near 0 every picture is the middle one (Brock et al. 2019,\n"
+        "1809.11096, section 3.1).",
     ),
     "uniform": (
         truncate_uniform,

@@ -20,6 +20,17 @@ def reason(error: Exception) -> str:
     return re.sub(r"^\{\{.*?\}\} | \[Op:\w+\]$", "", text)
 
 
+def one_line(text: object) -> str:
+    """A path or message as it can be printed anywhere: on one line, what is no text escaped.
+
+    Names of files may hold line breaks, terminal controls and bytes that are no text.
+    """
+    readable = str(text).encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in readable
+    )
+
+
 @contextlib.contextmanager
 def writing(path: os.PathLike, advice: str, *errors: type[Exception]) -> Iterator[None]:
     """Turns a full or failing disk, met as OSError or as one of `errors`, into a UsageError."""

@@ -17,7 +17,7 @@ from absl import flags
 
 import zoo.models
 from zoo.data import source
-from zoo.errors import UsageError, check_positive, unknown
+from zoo.errors import UsageError, check_positive, one_line, unknown
 from zoo.models import Field, dataclass_fields
 
 Options = TypeVar("Options")
@@ -244,7 +244,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted: the same command starts again from what was saved", file=sys.stderr)

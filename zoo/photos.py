@@ -10,6 +10,7 @@ specification, and the animation chunks of PNG (third edition).
 """
 
 import contextlib
+import dataclasses
 import fractions
 import io
 import itertools
@@ -24,7 +25,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -53,8 +54,66 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# How a file of a format begins; one that goes on otherwise is a damaged file of that format.
+_BEGINNINGS = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG",
+    "GIF": rb"GIF8",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "AVIF": rb"....ftypavi[fs]",
+}
+_ORDER: dict[bytes, Literal["little", "big"]] = {b"I": "little", b"M": "big"}
+_NO_PICTURES = {b"%pdf": "a PDF document", b"<html": "a web page", b"%!ps": "PostScript"}
+# The endings that fit a format, by Pillow's name.
+ENDINGS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+# Levels that a colour profile may change and still be sRGB, as its makers round it.
+_SAME_COLOR = 2
 # Browsers show a frame of 10 ms or less for 100 ms: what old GIFs mean by no duration at all.
 _SHORTEST, _UNSET = 10, 100.0
+
+
+class PictureError(UsageError):
+    """A file that cannot be read.
+
+    Attributes:
+      kind: "no_file" (none, a folder, a pipe, a link to nowhere), "unreadable" (no permission, a
+        failing disk), "empty", "no_picture", "truncated", "damaged" or "too_large".
+    """
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Nature:
+    """What a picture file holds, before `read` makes it uint8 RGB.
+
+    Attributes:
+      format: Pillow's name: "JPEG", "PNG", ...
+      mode: Pillow's too: "RGB", "P", "I;16", ...
+      height, width: upright, H and W.
+      traits: what `read` mends or leaves out, of: "wrong_ending", "several_frames", "grey",
+        "palette", "transparent", "cmyk", "sixteen_bits", "floats" (integers of 32 bits too),
+        "other_mode", "profile" (of colours other than sRGB's), "broken_profile" (one that is
+        ignored), "turned", "broken_exif".
+    """
+
+    format: str
+    mode: str
+    height: int
+    width: int
+    traits: tuple[str, ...]
 
 
 def read(path: str | os.PathLike, *, max_pixels: int = _MAX_PIXELS) -> np.ndarray:
@@ -67,7 +126,7 @@ def read(path: str | os.PathLike, *, max_pixels: int = _MAX_PIXELS) -> np.ndarra
     Not for several threads at once: Python's warning filters, changed here, are shared by all.
 
     Raises:
-      UsageError: no such file, no picture, a damaged one, or one of more than `max_pixels` (seen
+      PictureError: no such file, no picture, a damaged one, or one of more than `max_pixels` (seen
         before it is decoded; Pillow's own limit, 179 million unless it is changed, stays).
     """
     path = pathlib.Path(path)
@@ -105,6 +164,25 @@ def read_square(file: str | os.PathLike | bytes, size: int, name: str = "") -> n
         return np.array(square.transpose(_TURNS[orientation]) if orientation else square)
 
 
+def examine(path: str | os.PathLike, *, max_pixels: int = _MAX_PIXELS) -> tuple[np.ndarray, Nature]:
+    """What `read` gives, and what the file holds. Raises as `read` does."""
+    path = pathlib.Path(path)
+    with _open(path, max_pixels) as image, _reading(path, max_pixels):
+        mode = image.mode
+        traits = _header_traits(image)
+        if image.format == "TIFF":  # It is turned while it is decoded, and that forgotten.
+            traits |= _exif_traits(image)
+        pixels = np.array(_rgb(image))
+        traits |= _exif_traits(image)  # A PNG may tell it at its end.
+        with contextlib.suppress(Exception):  # Later frames may be damaged: they are not read.
+            if getattr(image, "is_animated", False):
+                traits.add("several_frames")
+        if path.suffix.lower() not in ENDINGS.get(str(image.format), ()):
+            traits.add("wrong_ending")
+        height, width = pixels.shape[:2]
+        return pixels, Nature(str(image.format), mode, height, width, tuple(sorted(traits)))
+
+
 def paths(path: str | os.PathLike, endings: Sequence[str] = PICTURES) -> list[pathlib.Path]:
     """[path] of a file; of a folder the files directly in it with such endings, sorted by name.
 
@@ -119,7 +197,7 @@ def paths(path: str | os.PathLike, endings: Sequence[str] = PICTURES) -> list[pa
             entry
             for entry in path.iterdir()
             if entry.suffix.lower() in endings and not entry.name.startswith(".")
-            if entry.is_file()
+            if os.path.isfile(entry)  # Path.is_file raises for some links to nowhere.
         )
     except OSError as error:
         raise UsageError(f"cannot read the folder {path}: {reason(error)}") from error
@@ -148,13 +226,18 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     the format or a place that cannot be written to.
     """
     path = pathlib.Path(path)
-    ending = _ending(path, WRITABLE, image.shape)
-    options: dict = {"subsampling": 0} if ending in (".jpg", ".jpeg") else {}
-    data = _encode(Image.fromarray(image), _KINDS[ending], quality=95, **options)
+    data = encode(path, image)
     try:
         files.write(path, data)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def encode(path: pathlib.Path, image: np.ndarray) -> bytes:
+    """What `write` writes to such a path."""
+    ending = _ending(path, WRITABLE, image.shape)
+    options: dict = {"subsampling": 0} if ending in (".jpg", ".jpeg") else {}
+    return _encode(Image.fromarray(image), _KINDS[ending], quality=95, **options)
 
 
 def is_animation(path: str | os.PathLike) -> bool:
@@ -282,32 +365,34 @@ def write_frames(
 
 
 def _check_file(path: pathlib.Path) -> None:
-    """UsageError unless the path is a file that is not empty."""
+    """PictureError unless the path is a file that is not empty."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name.
         what = "a link to nowhere" if os.path.islink(path) else reason(error)
-        raise UsageError(f"{path}: expected a picture or video, but: {what}") from error
+        kind = "unreadable" if isinstance(error, PermissionError) else "no_file"
+        raise PictureError(f"{path}: expected a picture or video, but: {what}", kind) from error
     if stat.S_ISDIR(status.st_mode):
-        raise UsageError(f"{path} is a folder: expected a picture or video")
+        raise PictureError(f"{path} is a folder: expected a picture or video", "no_file")
     if not stat.S_ISREG(status.st_mode):
-        raise UsageError(f"{path} is a pipe or device: expected a picture or video")
+        raise PictureError(f"{path} is a pipe or device: expected a picture or video", "no_file")
     if not status.st_size:
-        raise UsageError(f"{path} is empty: expected a picture or video")
+        raise PictureError(f"{path} is empty: expected a picture or video", "empty")
 
 
 def _check_size(path: pathlib.Path, width: int, height: int, max_pixels: int | None) -> None:
     if not width * height:
-        raise UsageError(f"{path}: a picture of {width} x {height} pixels")
+        raise PictureError(f"{path}: a picture of {width} x {height} pixels", "damaged")
     if max_pixels is not None and width * height > max_pixels:
-        raise UsageError(
-            f"{path}: {width} x {height} pixels, at most {max_pixels:,} in all: make it smaller"
+        raise PictureError(
+            f"{path}: {width} x {height} pixels, at most {max_pixels:,} in all: make it smaller",
+            "too_large",
         )
 
 
 @contextlib.contextmanager
 def _reading(path: pathlib.Path, max_pixels: int | None) -> Iterator[None]:
-    """Pillow at work on a file: no warnings, and UsageError for whatever it raises."""
+    """Pillow at work on a file: no warnings, and PictureError for whatever it raises."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -316,25 +401,61 @@ def _reading(path: pathlib.Path, max_pixels: int | None) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         limit = min(max_pixels or 2**63, 2 * (Image.MAX_IMAGE_PIXELS or 2**62))
-        raise UsageError(f"{path}: more than {limit:,} pixels: make it smaller") from error
-    except Image.UnidentifiedImageError as error:
-        raise UsageError(f"{path}: {_guess(path)}; expected {' '.join(PICTURES)}") from error
+        raise PictureError(
+            f"{path}: more than {limit:,} pixels: make it smaller", "too_large"
+        ) from error
     except Exception as error:  # A damaged file leads Pillow's readers to nearly every exception.
         if isinstance(error, OSError) and error.errno:
-            raise UsageError(f"cannot read {path}: {reason(error)}") from error
+            raise PictureError(f"cannot read {path}: {reason(error)}", "unreadable") from error
+        head, tail, size = _both_ends(path)
+        format = next((name for name, by in _BEGINNINGS.items() if re.match(by, head, re.S)), None)
         what = reason(error) or type(error).__name__
-        raise UsageError(f"{path}: a damaged picture: {what}") from error
+        if isinstance(error, Image.UnidentifiedImageError):
+            if not format:
+                text = f"{path}: {_guess(head)}; expected {' '.join(PICTURES)}"
+                raise PictureError(text, "no_picture") from error
+            what = f"it begins as {format}, but does not go on as one"
+        kind = "truncated" if _ends_early(format, what, head, tail, size) else "damaged"
+        raise PictureError(f"{path}: a damaged picture: {what}", kind) from error
 
 
-def _guess(path: pathlib.Path) -> str:
-    """What a file is that Pillow does not know."""
-    head = b""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(1024)
+def _both_ends(path: pathlib.Path) -> tuple[bytes, bytes, int]:
+    """The first 1024 bytes of a file, its last 4096 and its size; nothing if it is gone."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(1024)
+            file.seek(max(0, size - 4096))
+            return head, file.read(4096), size
+    except OSError:
+        return b"", b"", 0
+
+
+def _ends_early(format: str | None, what: str, head: bytes, tail: bytes, size: int) -> bool:
+    """Whether a damaged file lacks its end; `what` is Pillow's word for it."""
+    match format:
+        case "JPEG":
+            return b"\xff\xd9" not in tail
+        case "PNG":
+            return b"IEND" not in tail
+        case "GIF":
+            return not tail.rstrip(b"\0").endswith(b";")
+        case "WebP":
+            return int.from_bytes(head[4:8], "little") + 8 > size
+        case "TIFF" if int.from_bytes(head[4:8], _ORDER[head[:1]]) >= size:  # Of its directory.
+            return True
+    return "truncated" in what.lower()
+
+
+def _guess(head: bytes) -> str:
+    """What a file is that Pillow does not know, by how it begins."""
     if b"<svg" in head.lower():
         return "an SVG drawing, not pixels: save it as PNG first"
     if head[4:8] == b"ftyp" and head[8:11] != b"avi":
         return "a HEIC picture or a video under another name: save it as JPEG or .mp4"
+    for mark, name in _NO_PICTURES.items():
+        if mark in head[:256].lower():
+            return f"{name}, no picture"
     return "no picture that can be read"
 
 
@@ -350,6 +471,59 @@ def _open(path: pathlib.Path, max_pixels: int | None, content: bytes | None = No
             image.close()
             raise
         return image
+
+
+def _header_traits(image: Image.Image) -> set[str]:
+    """The traits that a picture shows before it is decoded, but for those of its EXIF."""
+    mode, traits = image.mode, set()
+    raw_modes = [str(tile.args) for tile in getattr(image, "tile", ())]
+    if mode in ("1", "L", "LA") or mode.startswith("I;16"):
+        traits.add("grey")
+    if mode.startswith("I;16") or any(re.search(r";16|;12", raw) for raw in raw_modes):
+        traits.add("sixteen_bits")
+    elif mode in ("I", "F"):
+        traits.add("floats")
+    elif mode in ("P", "PA"):
+        traits.add("palette")
+    elif mode == "CMYK":
+        traits.add("cmyk")
+    elif mode not in ("1", "L", "LA", "RGB", "RGBA"):
+        traits.add("other_mode")
+    if image.has_transparency_data:
+        traits.add("transparent")
+    if (profile := image.info.get("icc_profile")) and mode != "LAB":
+        is_grey = "grey" in traits or mode in ("I", "F")
+        probe = _probe("L" if is_grey else mode if mode == "CMYK" else "RGB")
+        converted = _by_profile(probe, profile)
+        if converted is None:
+            traits.add("broken_profile")
+        elif _difference(converted, probe.convert("RGB")) > _SAME_COLOR:
+            traits.add("profile")
+    return traits
+
+
+def _probe(mode: str) -> Image.Image:
+    """A picture of colours from everywhere in L, RGB or CMYK."""
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shades = np.stack(np.meshgrid(*[np.linspace(0, 255, 5)] * channels), -1).astype(np.uint8)
+    return Image.frombytes(mode, (shades[..., 0].size, 1), shades.tobytes())
+
+
+def _difference(left: Image.Image, right: Image.Image) -> int:
+    return int(np.abs(np.asarray(left, int) - np.asarray(right, int)).max())
+
+
+def _exif_traits(image: Image.Image) -> set[str]:
+    """ "turned", "broken_exif" or neither."""
+    try:
+        exif = dict(image.getexif())
+    except Exception:
+        return {"broken_exif"}
+    orientation = exif.get(_ORIENTATION, 1)
+    nothing_in_it = not exif and len(image.info.get("exif") or b"") > len(b"Exif\0\0")
+    if nothing_in_it or orientation not in (1, *_TURNS):
+        return {"broken_exif"}
+    return {"turned"} if orientation in _TURNS else set()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -407,20 +581,22 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """L, RGB, CMYK or LAB, with the colour profile found in the file -> RGB."""
-    source: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile
-    if profile and image.mode != "LAB":
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            mode = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}[source.profile.xcolor_space]
-            # A grey picture may carry a profile for colours, but no other pair fits.
-            fitting = image.convert(mode) if (image.mode, mode) == ("L", "RGB") else image
-            if fitting.mode == mode:
-                return _transformed(fitting, source)
-        except (ImageCms.PyCMSError, OSError, LookupError, ValueError, TypeError):
-            pass
     if image.mode == "LAB":
         return _transformed(image, ImageCms.createProfile("LAB"))
-    return image.convert("RGB")
+    converted = _by_profile(image, profile) if profile else None
+    return image.convert("RGB") if converted is None else converted
+
+
+def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """L, RGB or CMYK -> RGB in sRGB; None if the profile is broken or does not fit."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"GRAY": "L", "RGB ": "RGB", "CMYK": "CMYK"}[source.profile.xcolor_space]
+        # A grey picture may carry a profile for colours, but no other pair fits.
+        fitting = image.convert(mode) if (image.mode, mode) == ("L", "RGB") else image
+        return _transformed(fitting, source) if fitting.mode == mode else None
+    except (ImageCms.PyCMSError, OSError, LookupError, ValueError, TypeError):
+        return None
 
 
 def _transformed(image: Image.Image, source) -> Image.Image:

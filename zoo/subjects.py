@@ -258,7 +258,7 @@ def common_size(directory: str) -> int:
                 f"{_times(size)} ({path}): expected squares of one size, or --image_size=N to cut "
                 "and resize them all"
             )
-    return first[1][0] if first else folder.DEFAULT_SIZE
+    return first[1][0] if first else source.DEFAULT_SIZE
 
 
 def _times(size: tuple[int, int]) -> str:

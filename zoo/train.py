@@ -17,7 +17,7 @@ from typing import Any
 from zoo import flags
 from zoo.data import source, styles
 from zoo.devices import Devices, is_chief
-from zoo.errors import UsageError, reason, writing
+from zoo.errors import UsageError, one_line, reason, writing
 from zoo.progress import Progress
 from zoo.rundir import Run
 
@@ -29,8 +29,7 @@ _PROJECTOR_EXAMPLES = 1000
 _STEPS_TO_ADD = 300
 # Scales and shifts alone bear, and need, larger steps than a whole net.
 _RATE_TO_ADD = 3e-2
-# As many as the nearest neighbours that sample quality looks at, and the picture itself.
-_LEAST_HELD_OUT = 6
+_logger = logging.getLogger("zoo")
 
 _READING = """
 | tab | what to look for |
@@ -54,7 +53,11 @@ def main(argv: list[str]) -> int:
     if settings.run.dataset.startswith(source.TFDS):  # it needs TensorFlow itself
         devices = _devices(settings.run)
     data = source.load(settings.run.dataset, settings.run.image_size)
-    _check_size(data)
+    from zoo.data import doctor
+
+    doctor.check_listing(data)
+    if warning := doctor.listing_warning(data):
+        _logger.warning(warning)
     # Written out, so that naming the default size is no other run.
     size = dataclasses.replace(settings.run, image_size=data.image_shape[0])
     settings = dataclasses.replace(settings, run=size)
@@ -71,7 +74,8 @@ def main(argv: list[str]) -> int:
             run = Run(settings.run.run_dir)
             silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(silent))
-        print(f"{settings.run.model} on {data.name}, run directory {run.path}", flush=True)
+        name = one_line(data.name)
+        print(f"{settings.run.model} on {name}, run directory {run.path}", flush=True)
         return _train(settings, data, run, devices or _devices(settings.run))
 
 
@@ -104,20 +108,12 @@ def _with_base(argv: list[str]) -> list[str]:
     ]
 
 
-def _check_size(data: source.Source) -> None:
-    """UsageError for too few held-out images."""
-    if data.num_examples["test"] < _LEAST_HELD_OUT:
-        raise UsageError(
-            f"{data.name} has {data.num_examples['test']} pictures to test on: expected at least "
-            f"{_LEAST_HELD_OUT}; about one picture in ten is kept for that, so add more"
-        )
-
-
 def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Devices) -> int:
     import tensorflow as tf
 
     from zoo import restore
     from zoo.checkpoints import Best, BrokenCheckpoints, Checkpoints
+    from zoo.data import doctor
     from zoo.loop import TrainingFailure
 
     options = settings.run
@@ -167,6 +163,8 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
     examples, digests = {}, {}
     for split in ("train", "test"):
         examples[split], digests[split] = _arrays(data, split)
+    if warning := doctor.check(data, examples):
+        _logger.warning(warning)
     facts["data_hash"] = _hash(digests)
     if facts["data_hash"] != before.get("data_hash", facts["data_hash"]):
         raise UsageError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo import photos
 from zoo.data import parallel, source
-from zoo.errors import UsageError, reason
+from zoo.errors import UsageError, one_line, reason
 
 _TEST_SHARE = 0.1
 # A large photo takes a third of a second.
@@ -115,9 +115,18 @@ class FolderSource(source.Source):
         try:
             self._reader()(self.root, path, source.MIN_SIZE)
         except UsageError as error:
-            return f"the first is {error}"
-        path = path.replace("\0", " or ")
-        return f"the first is {self.root / path}, which can be read now: change its time by `touch`"
+            why = one_line(error)
+        else:
+            first = one_line(self.root / path.replace("\0", " or "))
+            why = f"{first}, which can be read now: change its time by `touch`"
+        if not self.name.startswith(source.FOLDER):
+            return f"the first is {why}"
+        return f"the first is {why}; {advice(self.name)}"
+
+
+def advice(name: str) -> str:
+    """The command that tells all about a folder."""
+    return f"for all of it: python -m zoo.data doctor --dataset={one_line(name)}"
 
 
 def load(name: str, image_size: int | None = None) -> FolderSource:
@@ -199,7 +208,7 @@ def pictures(folder: Path, within: str = "") -> list[bytes]:
                 os.fsencode(within + entry.name)
                 for entry in entries
                 if entry.name.lower().endswith(photos.PICTURES) and not entry.name.startswith(".")
-                if entry.is_file()
+                if os.path.isfile(entry)  # entry.is_file raises for some links to nowhere
             ]
     except OSError as error:
         raise UsageError(f"cannot read the folder {folder}: {reason(error)}") from error
@@ -213,7 +222,7 @@ def _listing(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
     folders = sorted(
         entry.name
         for entry in os.scandir(root)
-        if entry.is_dir() and not entry.name.startswith(".")
+        if os.path.isdir(entry) and not entry.name.startswith(".")
     )
     classes = {
         folder: found for folder in folders if (found := pictures(root / folder, f"{folder}/"))

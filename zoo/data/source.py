@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError, unknown
+from zoo.errors import UsageError, one_line, unknown
 
 if TYPE_CHECKING:  # names() is for --help: it must not wait for NumPy
     import numpy as np
@@ -125,12 +125,12 @@ class Source:
             why = self._why_left_out(split, int(readable.argmin()))
             if left_out == count:
                 raise UsageError(
-                    f"{self.name}: none of the {count} pictures of the {split} split can be read, "
-                    f"{why}"
+                    f"{one_line(self.name)}: none of the {count} pictures of the {split} split can "
+                    f"be read, {why}"
                 )
             _logger.warning(
                 "%s: %d of %d pictures of the %s split cannot be read and are left out, %s",
-                self.name,
+                one_line(self.name),
                 left_out,
                 count,
                 split,
