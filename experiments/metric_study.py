@@ -68,7 +68,8 @@ def main(argv: list[str]) -> int:
     names += ["coverage", "diversity", quality.score_name, "novelty_pixels", "near_copies_pixels"]
     print(f"{data.name}, {count} of each against {count} test pictures")
     print(f"{'':22}" + "".join(f"{_short(name):>11}" for name in names))
-    sampled = sets(train["image"], train["label"], test["image"], count)
+    rest = {name: values[count:] for name, values in test.items()}
+    sampled = sets(train["image"], rest, count)
     drawn = list(generators(options.run_dirs, count))
     for name, images in (*sampled.items(), *drawn):
         measures = clock("measures of a set", lambda x=images: quality.measure(x))
@@ -89,26 +90,23 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def sets(
-    images: "np.ndarray", labels: "np.ndarray", test: "np.ndarray", count: int
-) -> "dict[str, np.ndarray]":
-    """Name -> uint8 [count, H, W, C]: real pictures that were not measured, and what becomes of
-    them. All but the last are of the end of the test split, or new by being changed."""
+def sets(train: "np.ndarray", rest: "dict[str, np.ndarray]", count: int) -> "dict[str, np.ndarray]":
+    """Name -> uint8 [count, H, W, C]: training pictures, and what becomes of the rest of the test
+    split, {"image", "label"}; of seven classes there may be fewer."""
     import numpy as np
 
-    real = test[-count:]
+    real = rest["image"][:count]
     random = np.random.Generator(np.random.PCG64(0))
-    few = np.flatnonzero(labels < 7)[:count]
     mean = np.round(real.mean(axis=0)).astype(np.uint8)
     return {
         "held-out": real,
         "held-out + noise": with_noise(real),
         "half resolution": half_resolution(real),
-        "7 of 10 classes": images[few],
+        "7 of 10 classes": rest["image"][rest["label"] < 7][:count],
         "100 pictures repeated": np.tile(real[:100], (count // 100, 1, 1, 1)),
         "mean picture": np.repeat(mean[None], count, axis=0),
         "uniform noise": random.integers(0, 256, real.shape).astype(np.uint8),
-        "training pictures": images[:count],
+        "training pictures": train[:count],
     }
 
 

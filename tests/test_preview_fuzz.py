@@ -201,8 +201,8 @@ def fuzz(app, predictions: int, others: int) -> tuple[list[tuple], collections.C
 
     @settings(max_examples=others, **RUNS)
     @given(st.sampled_from(["GET", "POST", "PUT", "X"]), paths, bodies, lengths, headers)
-    def anything(*request):
-        put(*request)
+    def anything(method, path, body, length, more):
+        put(method, path, body, length, more)
 
     predict()
     anything()

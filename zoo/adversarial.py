@@ -379,14 +379,14 @@ def truncate_uniform(latents: tf.Tensor, truncation: tf.Tensor) -> tf.Tensor:
 _TRUNCATIONS = {
     "normal": (
         truncate_normal,
-        "the farthest that a latent may be from 0, in standard deviations, above 0:\nat 6 all are "
-        "as drawn, 2 is mild, near 0 every picture is the middle one (Brock et al. 2019,\n"
-        "1809.11096, section 3.1).",
+        "the farthest that a latent may be from 0, in standard deviations,\nabove 0: at 6 all are "
+        "as drawn, 2 is mild, near 0 every picture is the middle one\n"
+        "(Brock et al. 2019, 1809.11096, section 3.1).",
     ),
     "uniform": (
         truncate_uniform,
         "the farthest that a latent may be from 0, from 0 to 1:\nat 1 all are as drawn, at 0 every "
-        "picture is the middle one (Brock et al. 2019, 1809.11096,\nsection 3.1).",
+        "picture is the middle one\n(Brock et al. 2019, 1809.11096, section 3.1).",
     ),
 }
 

@@ -48,7 +48,7 @@ def import_tensorflow(set_up: Callable | None = None, *, gpu: bool = True):
     # So that one can sample from a run while another is trained.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     has_driver = os.path.exists(_NVIDIA_DRIVER)
-    with _filtered(_CHATTER if has_driver else _CHATTER + _NO_GPU_CHATTER):
+    with _filtered(_CHATTER if gpu and has_driver else _CHATTER + _NO_GPU_CHATTER):
         import tensorflow as tf
 
         if set_up:

@@ -1,9 +1,10 @@
 """Draws a data set in several processes, for the drawing modules keep one processor busy each.
 
 Reading pictures is work of Pillow's C code: there threads do as well, without starting processes
-and sending pictures between them. The processes are spawned, not forked: TensorFlow, which may be
-loaded here, does not survive a fork. They import the drawing module, and neither TensorFlow nor the
-user's script.
+and sending pictures between them.
+
+The processes are spawned, not forked: TensorFlow, which may be loaded here, does not survive a
+fork. They import the drawing module, and neither TensorFlow nor the user's script.
 """
 
 import collections
