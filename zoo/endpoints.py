@@ -48,6 +48,14 @@ def drawing(
     # A conditional model needs to know the class wherever it decodes.
     classes = [LABEL] if model.conditional else []
 
+    def known(label: tf.Tensor) -> tf.Tensor:
+        least, most = tf.reduce_min(label), tf.reduce_max(label)
+        right = (least >= 0) & (most < model.num_classes)
+        expected = f"expected labels from 0 to {model.num_classes - 1}"
+        # Of no rows, least is above most.
+        with tf.control_dependencies([_check(right | (least > most), expected)]):
+            return tf.identity(label)
+
     def sample(seed):
         """Pictures by seed; a class each, if there are classes, that the seed decides too.
 
@@ -67,14 +75,14 @@ def drawing(
 
         seed: any two numbers a picture. label: class, from 0. images: in [0, 1].
         """
-        return {"images": model.sample(seed, label)}
+        return {"images": model.sample(seed, known(label))}
 
     def sample_label_png(seed, label):
         """The pictures of `sample_label`, as PNG files.
 
         seed: any two numbers a picture. label: class, from 0.
         """
-        return {"png_bytes": to_png(model.sample(seed, label))}
+        return {"png_bytes": to_png(model.sample(seed, known(label)))}
 
     def interpolate(seed_a, seed_b, t, *label):
         """Pictures between two seeds' pictures.
@@ -82,8 +90,9 @@ def drawing(
         seed_a, seed_b: as in `sample`. t: 0 is the first, 1 the second, along an arc between their
         latents. label, if there is one: class, from 0. images: in [0, 1].
         """
-        first, second = model.sample_latents(seed_a, *label), model.sample_latents(seed_b, *label)
-        return {"images": model.decode(between(first, second, t), *label)}
+        classes = [known(each) for each in label]
+        ends = (model.sample_latents(seed, *classes) for seed in (seed_a, seed_b))
+        return {"images": model.decode(between(*ends, t), *classes)}
 
     def decode(latents, *label):
         """Pictures from latents.
@@ -91,7 +100,7 @@ def drawing(
         latents: as they are drawn or encoded, most within -3 and 3. label, if there is one: class,
         from 0. images: in [0, 1].
         """
-        return {"images": model.decode(latents, *label)}
+        return {"images": model.decode(latents, *(known(each) for each in label))}
 
     endpoints = {"sample": endpoint(sample, SEED), "sample_png": endpoint(sample_png, SEED)}
     if labelled:
@@ -100,8 +109,9 @@ def drawing(
     if truncation:
 
         def sample_truncated(seed, truncation, *label):
-            latents = truncate(model.sample_latents(seed, *label), truncation)
-            return {"images": model.decode(latents, *label)}
+            classes = [known(each) for each in label]
+            latents = truncate(model.sample_latents(seed, *classes), truncation)
+            return {"images": model.decode(latents, *classes)}
 
         truncate, meaning = truncation
         sample_truncated.__doc__ = (
