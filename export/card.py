@@ -202,7 +202,7 @@ def _origin(origin: About) -> list[str]:
 
 
 def _rights(dataset: str) -> str:
-    if dataset.partition("/")[0] in source.names():
+    if source.is_drawn(dataset):
         return "none of others: it is drawn by zoo's own code."
     return "those of whoever made the pictures; nobody checked them here."
 

@@ -160,6 +160,7 @@ def on_two_replicas(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one(name, on_two_replicas):
     """Models with batch statistics are in step when those are synchronised."""
     error = on_two_replicas / f"{name}.txt"
@@ -353,6 +354,7 @@ def test_colour_one_class_and_unlabelled_data_train(name, channels, num_classes)
         assert model.sample(tf.constant(row_seeds(0, 2))).shape == (2, SIZE, SIZE, channels)
 
 
+@pytest.mark.slow
 def test_xla_computes_the_same(name):
     loop = make_loop(build(name), jit_compile=True)
     # Adam divides by the gradient's size: rounding of a gradient near 0 moves its weight at once.

@@ -15,6 +15,7 @@ def bench(*arguments: object, module: str = "experiments.bench") -> subprocess.C
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_quick_writes_every_figure(tmp_path):
     out = tmp_path / "new" / "figures.json"
     done = bench("--quick", f"--out={out}")

@@ -129,6 +129,7 @@ def test_one_worker_agrees_with_itself():
     assert alone.of_chief(-1) == -1
 
 
+@pytest.mark.slow
 def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tmp_path):
     workers = start_workers(2, tmp_path / "run", *FEW)
     outputs = [worker.communicate(timeout=300) for worker in workers]

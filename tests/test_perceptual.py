@@ -34,6 +34,7 @@ def vgg_file(tmp_path_factory):
     return path, net
 
 
+@pytest.mark.slow
 def test_the_shipped_random_net_is_what_its_maker_makes():
     made, shipped = maker.make(seed=0), perceptual.load_weights("random").arrays
     assert len(made) == 2 * len(shipped)

@@ -592,6 +592,7 @@ OFFER = """
 """
 
 
+@pytest.mark.slow
 def test_killed_while_it_finds_ever_better_ones(tmp_path):
     value = 0.0
     best_of(tmp_path, value).offer(0, 0, "distance", value)

@@ -53,7 +53,7 @@ def stopping_at(step: int):
     return stop
 
 
-@pytest.mark.parametrize("where", ("memory", "disk"))
+@pytest.mark.parametrize("where", (pytest.param("memory", marks=pytest.mark.slow), "disk"))
 def test_a_resumed_run_is_the_uninterrupted_one(folder, monkeypatch, where):
     if where == "disk":
         monkeypatch.setattr(cache, "memory", lambda: 0)

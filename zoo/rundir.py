@@ -2,7 +2,7 @@
 
 flags.txt      a flagfile: --flagfile=<run>/flags.txt repeats the run
 data.json      image shape and class names: enough to build the model without its data; its hash
-data.npy       a hash of each training example, then of each test example: what is new or gone
+data.npy       of people's own pictures a hash each, training before test: what is new or gone
 versions.json  the software and the machine that trained it
 checkpoints/   the newest few, each named by its step
 best/          the one that was evaluated best, and best.json: at which step and how

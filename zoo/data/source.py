@@ -223,6 +223,11 @@ def check_size(image_size: int) -> None:
         )
 
 
+def is_drawn(name: str) -> bool:
+    """Whether a data set is one that our own code draws."""
+    return name.partition("/")[0] in names()
+
+
 def short_name(name: str) -> str:
     """A data set's name as part of a file name: "glyphs-hard"; of a folder, its own name."""
     if name.startswith((FOLDER, PAIRS)):
