@@ -40,11 +40,11 @@ TOLERANCE = 1e-5
 LITERT_PAINTING_TOLERANCE = 1e-4
 OPSET = 18  # the first with bitwise operations
 IMPOSSIBLE = {
-    "StatelessRandomUniformFullIntV2": "draws random numbers",
     "EncodePng": "writes a picture file",
     "DecodeImage": "reads a picture file",
+    "StatelessRandomUniformFullIntV2": "draws random numbers",
 }
-"""Operation that neither format has -> what an endpoint with it does."""
+"""Operation that neither format has -> what an endpoint with it does; the first is what is told."""
 _VERIFY = pathlib.Path(__file__).with_name("verify_runtime.py")
 _LATENTS = pathlib.Path(latents.__file__)
 
@@ -160,14 +160,14 @@ def _refusal(function: Any, form: str) -> str:
     """Why the format has no such function, read off its operations; "" if it can have."""
     graph = function.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for body in graph.library.function for node in body.node_def)]
-    for node in nodes:
-        if node.op in IMPOSSIBLE:
-            return IMPOSSIBLE[node.op]
-        if form == "litert" and node.op == "BitwiseXor":
-            return IMPOSSIBLE["StatelessRandomUniformFullIntV2"]
-        if any(value.type == tf.bfloat16.as_datatype_enum for value in node.attr.values()):
-            return "computes in bfloat16"
-    return ""
+    operations = {node.op for node in nodes}
+    for operation, what in IMPOSSIBLE.items():
+        if operation in operations:
+            return what
+    if form == "litert" and "BitwiseXor" in operations:
+        return IMPOSSIBLE["StatelessRandomUniformFullIntV2"]
+    types = {value.type for node in nodes for value in node.attr.values()}
+    return "computes in bfloat16" if tf.bfloat16.as_datatype_enum in types else ""
 
 
 # What draws random numbers, without an operation that draws them.

@@ -139,16 +139,18 @@ def test_a_reader_that_goes_away_is_no_error():
         (("--model=vae", "--batch_size=-8"), ("--batch_size=-8",)),
         (("--model=vae", "--image_size=0"), ("--image_size=0",)),
         (("--model=vae", "--image_size=5000"), ("5000", "2048")),
-        (
-            ("--model=vae", "--image_size=2048"),
-            ("too much for this machine's memory", "--image_size"),
-        ),
         (("--model=vae", "extra"), ("'extra'",)),
         (("--model=vae", "--flagfile=missing.flags"), ("missing.flags",)),
     ),
 )
 def test_train_refuses_bad_flags_before_it_does_anything(arguments, words, tmp_path):
     assert_refused(run("zoo.train", *arguments, cwd=tmp_path), *words)
+    assert not os.listdir(tmp_path)
+
+
+def test_data_that_no_disk_holds_are_refused(tmp_path):
+    done = run("zoo.train", "--model=vae", "--image_size=2048", f"--run_dir={tmp_path / 'run'}")
+    assert_refused(done, "234.4 GiB: too much for this machine's memory", "--image_size")
     assert not os.listdir(tmp_path)
 
 

@@ -91,8 +91,8 @@ def drawing(
         latents. label, if there is one: class, from 0. images: in [0, 1].
         """
         classes = [known(each) for each in label]
-        ends = (model.sample_latents(seed, *classes) for seed in (seed_a, seed_b))
-        return {"images": model.decode(between(*ends, t), *classes)}
+        first, second = (model.sample_latents(seed, *classes) for seed in (seed_a, seed_b))
+        return {"images": model.decode(between(first, second, t), *classes)}
 
     def decode(latents, *label):
         """Pictures from latents.

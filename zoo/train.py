@@ -181,9 +181,7 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
             if options.overwrite:
                 run.clear()
             run.record(settings.recorded(), facts)
-            if not source.is_drawn(
-                data.name
-            ):  # what our own code draws changes with the code alone
+            if not source.is_drawn(data.name):  # those change with our code alone
                 run.write_digests(digests.values())
             checkpoints.remove_partial()
             best.remove_partial()
