@@ -299,12 +299,15 @@ def to_onnx(function: Any) -> Any:
         return {_output(name, function, "onnx"): answers[name] for name in answers}
 
     with _quiet("tf2onnx"):
-        proto, _ = tf2onnx.convert.from_function(
-            tf.function(renamed, input_signature=signature, autograph=False),
-            input_signature=signature,
-            opset=OPSET,
-            custom_op_handlers={"Erfc": (_erfc, [])},
-        )
+        try:
+            proto, _ = tf2onnx.convert.from_function(
+                tf.function(renamed, input_signature=signature, autograph=False),
+                input_signature=signature,
+                opset=OPSET,
+                custom_op_handlers={"Erfc": (_erfc, [])},
+            )
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not to be had in ONNX: it has text, no bytes ({error})") from error
     for value, spec in zip(proto.graph.input, signature, strict=True):
         names = ("batch", f"{spec.name}_height", f"{spec.name}_width")
         for number, size in enumerate(spec.shape):
