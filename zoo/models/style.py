@@ -22,7 +22,7 @@ from zoo.generative import Losses, Noise, to_float
 from zoo.style_nets import TransformerNet
 from zoo.style_transfer import StyleConfig, StyleModel, optimizers
 
-DEFAULTS = {"dataset": "scenes", "image_size": 96, "batch_size": 4, "total_steps": 1300}
+DEFAULTS = {"dataset": "scenes", "image_size": 96, "batch_size": 4, "total_steps": 1200}
 
 
 @dataclasses.dataclass(frozen=True)
