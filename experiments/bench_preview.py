@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import pathlib
-import signal
 import statistics
 import subprocess
 import sys
@@ -122,7 +121,7 @@ def serving(directory: pathlib.Path) -> Iterator[tuple[str, int]]:
                     return
             raise RuntimeError("the preview server did not start")
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGINT is ignored by what a script starts in the background
 
 
 def _write_model(directory: pathlib.Path) -> None:
