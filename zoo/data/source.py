@@ -202,11 +202,12 @@ def _digests(images: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
     """uint64 [N]: a hash of the bytes of each image and label."""
     import numpy as np
 
-    hashes = (
-        hashlib.blake2b(image.tobytes() + label.tobytes(), digest_size=8).digest()
-        for image, label in zip(images, labels, strict=True)
-    )
-    return np.frombuffer(b"".join(hashes), np.uint64)
+    digests = []
+    for image, label in zip(images, labels, strict=True):
+        hashed = hashlib.blake2b(image, digest_size=8)  # an array of its own, or a row of one
+        hashed.update(label)
+        digests.append(hashed.digest())
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def path_of(name: str) -> Path:
