@@ -1,5 +1,6 @@
 """The run directory: who may use it, what is written, and what survives damage and full disks."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -96,6 +97,15 @@ def test_other_flags_are_refused_and_named(tmp_path):
     assert (tmp_path / "run" / "flags.txt").read_bytes() == before
     # A refusal frees the lock.
     begin(tmp_path / "run").close()
+
+
+def test_an_empty_flag_of_a_newer_version_is_no_other_run(tmp_path):
+    with contextlib.closing(Run.lock(tmp_path, {"width": "4"})) as run:
+        run.record({"width": "4"}, {})
+    with contextlib.closing(Run.lock(tmp_path, {"width": "4", "data_augment": ""})):
+        pass
+    with pytest.raises(UsageError, match="--data_augment was not there, is flip"):
+        Run.lock(tmp_path, {"width": "4", "data_augment": "flip"})
 
 
 def test_flags_that_may_change_are_recorded_anew(tmp_path):

@@ -207,7 +207,8 @@ class Run:
         different = [
             f"--{name} was {before.get(name, 'not there')}, is {flags.get(name, 'not there')}"
             for name in sorted(before.keys() | flags.keys())
-            if name not in may_change and before.get(name) != flags.get(name)
+            # One that a newer version has, and that is empty, changes nothing.
+            if name not in may_change and before.get(name, "") != flags.get(name, "")
         ]
         if different:
             raise UsageError(
