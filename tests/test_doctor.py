@@ -17,7 +17,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from zoo import photos
-from zoo.data import doctor, duplicates, folder, mending, paintings, source
+from zoo.data import doctor, duplicates, mending, paintings, source
+from zoo.data import folder as folders
 from zoo.errors import UsageError
 
 
@@ -204,7 +205,7 @@ def test_what_may_not_be_read():
             loaded = source.load(f"folder:{root}", 8)
             # Not `arrays`, which reads its own code: nobody may not, where only root may enter.
             listed = [file for split in loaded.files.values() for file in split]
-            _, labels = folder.draw(listed, root=root, shape=(8, 8, 3), reader=folder.read)
+            _, labels = folders.draw(listed, root=root, shape=(8, 8, 3), reader=folders.read)
             assert (labels != source.UNREADABLE).sum() == 28
         (root / "a").chmod(0)
         with as_somebody():
