@@ -70,13 +70,15 @@ def main(argv: list[str]) -> int:
                 overwrite=settings.run.overwrite,
             )
             stack.callback(run.close)
-        else:  # it reads the run, and leaves writing and talking to the chief
+        else:  # it reads the run, and leaves writing to the chief
             run = Run(settings.run.run_dir)
-            silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(silent))
         name = one_line(data.name)
         print(f"{settings.run.model} on {name}, run directory {run.path}", flush=True)
-        return _train(settings, data, run, devices or _devices(settings.run))
+        devices = devices or _devices(settings.run)
+        if not devices.chief:  # from here on it leaves talking to the chief too
+            silent = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(silent))
+        return _train(settings, data, run, devices)
 
 
 def _devices(options: flags.RunFlags) -> Devices:
