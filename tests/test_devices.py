@@ -161,8 +161,8 @@ def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_
     workers[hit].send_signal(signal.SIGKILL)
     _, err = workers[1 - hit].communicate(timeout=60)
     assert workers[1 - hit].returncode == 1
-    assert err.startswith("error: another worker is gone"), err
-    assert err.count("\n") == 1, err
+    # TensorFlow may say more, in its own words, before.
+    assert err.splitlines()[-1].startswith("error: another worker is gone"), err
     workers[hit].communicate()
     before = saved()
     assert before > 0
