@@ -203,8 +203,9 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
                 f"error: another worker is gone ({reason(error)}): start all workers again, and "
                 "the run goes on from its last checkpoint",
                 file=sys.stderr,
+                flush=True,
             )
-            return 1
+            os._exit(1)  # what takes down a broken cluster in order may hang, or complain
         except TrainingFailure as error:
             if not devices.chief:
                 return 1
