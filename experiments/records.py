@@ -15,6 +15,8 @@ from zoo.rundir import Run
 
 # How a model draws is its own affair, how its pictures are looked at is not.
 _METHOD = frozenset(("sampler",))
+# What a run's protocol says of the model's own measures alone.
+_OWN = frozenset(("likelihood", "importance_samples"))
 _OBJECTIVE = ("loss", "label_smoothing", "importance_samples")
 KINDS = ("sample_measures", "measures", "thorough_measures")
 
@@ -137,11 +139,14 @@ def read(path: pathlib.Path, name: str = "") -> Record:
         path=path,
         name=name,
         settings=settings,
-        protocol={**asked, **{k: v for k, v in protocol.items() if k not in _METHOD}},
+        protocol={**asked, **{k: v for k, v in protocol.items() if k not in _METHOD | _OWN}},
         objective={
-            name: str(value)
-            for name, value in settings.config.items()
-            if name in _OBJECTIVE or name.endswith("_weight")
+            **{k: v for k, v in protocol.items() if k in _OWN},
+            **{
+                name: str(value)
+                for name, value in settings.config.items()
+                if name in _OBJECTIVE or name.endswith("_weight")
+            },
         },
         method={k: v for k, v in protocol.items() if k in _METHOD},
         measures=measures,
