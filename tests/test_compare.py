@@ -151,10 +151,12 @@ def test_different_protocols_are_not_in_one_column(tmp_path):
         make_run(tmp_path / "a", "--width=8"),
         make_run(tmp_path / "b", "--width=16", protocol={"num_real": 2000}),
         make_run(tmp_path / "c", "--width=32", protocol={"sampler": "prior"}),
+        # Of the model's own bound, not of its samples.
+        make_run(tmp_path / "d", "--width=64", protocol={"likelihood": "gaussian"}),
     )
     samples = [t for t in comparison.tables(found) if "sample_measures" in t.kinds]
     assert [list(t.rows) for t in samples] == [
-        ["dcgan width=8", "dcgan width=32"],
+        ["dcgan width=8", "dcgan width=32", "dcgan"],
         ["dcgan width=16"],
     ]
     (line,) = comparison.kept_apart(samples)
