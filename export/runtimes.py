@@ -104,10 +104,10 @@ def write(
                 (made / f"{name}.onnx").write_bytes(to_onnx(function).SerializeToString())
         else:
             saved_model = pathlib.Path(temporary) / "saved_model"
-            savedmodel._write_archive(functions, saved_model)
+            savedmodel.write_archive(functions, saved_model)
             (made / "model.tflite").write_bytes(to_litert(saved_model, list(functions)))
         references = {name: endpoint.reference for name, endpoint in offered.items()}
-        arrays = savedmodel._requests(references, model.num_classes)
+        arrays = savedmodel.live_requests(references, model.num_classes)
         parameters = latent_parameters(model)
         if parameters:
             shutil.copy(_LATENTS, made)
@@ -360,7 +360,7 @@ def _quiet(name: str) -> Iterator[None]:
 def _latent_requests(model: GenerativeModel) -> dict[str, np.ndarray]:
     """Like those of an endpoint: what `latents.py` has to give."""
     arrays = {}
-    for batch in savedmodel._BATCHES:
+    for batch in savedmodel.BATCHES:
         seeds = np.random.Generator(np.random.PCG64(batch)).integers(-(2**63), 2**63, (batch, 2))
         arrays[f"latents.py/{batch}/in/seed"] = seeds
         drawn = model.sample_latents(tf.constant(seeds))

@@ -26,7 +26,7 @@ from zoo import runtime
 from zoo.errors import UsageError
 from zoo.generative import GenerativeModel
 
-_BATCHES = (1, 3, 16)
+BATCHES = (1, 3, 16)
 _PICTURE_SIZE = (37, 30)
 # TF Serving looks at no name that is not a number.
 _PREFIX = ".export-"
@@ -57,9 +57,9 @@ def write(
         try:
             endpoints = model.endpoints()
             with _optimised_as_elsewhere():
-                requests = _requests(endpoints, model.num_classes)
+                requests = live_requests(endpoints, model.num_classes)
             path = temporary / "model"
-            _write_archive(endpoints, path)
+            write_archive(endpoints, path)
             (path / verify.REQUESTS).parent.mkdir()
             # An OSError, where savez would say that the file is not a ZIP file.
             buffer = io.BytesIO()
@@ -79,7 +79,7 @@ def write(
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_archive(endpoints: dict, path: pathlib.Path) -> None:
+def write_archive(endpoints: dict, path: pathlib.Path) -> None:
     # The variables that endpoints use are found by themselves: a discriminator stays at home.
     archive = keras.export.ExportArchive()
     default = next(iter(endpoints.values()))
@@ -90,16 +90,16 @@ def _write_archive(endpoints: dict, path: pathlib.Path) -> None:
 
 def inputs(requests: dict[str, np.ndarray], endpoint: str) -> dict[str, np.ndarray]:
     """The smallest request of an endpoint."""
-    prefix = f"{endpoint}/{_BATCHES[0]}/in/"
+    prefix = f"{endpoint}/{BATCHES[0]}/in/"
     return {key[len(prefix) :]: value for key, value in requests.items() if key.startswith(prefix)}
 
 
-def _requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
+def live_requests(endpoints: dict, num_classes: int) -> dict[str, np.ndarray]:
     """ "endpoint/batch/in|out/name" -> array: what to ask, and what the live model answers."""
     arrays = {}
     generator = np.random.Generator(np.random.PCG64(0))
     for endpoint, function in endpoints.items():
-        for batch in _BATCHES:
+        for batch in BATCHES:
             feeds = {
                 spec.name: _example(spec, batch, generator, num_classes)
                 for spec in function.input_signature

@@ -62,3 +62,18 @@ def served(tmp_path_factory):
         return directory
 
     return export
+
+
+@pytest.fixture
+def off_by_a_little(monkeypatch):
+    """What a live model answers to three decodings is not what its export will answer."""
+    from export import savedmodel
+
+    live_requests = savedmodel.live_requests
+
+    def changed(*arguments):
+        arrays = live_requests(*arguments)
+        arrays["decode/3/out/images"] = arrays["decode/3/out/images"] + 1e-3
+        return arrays
+
+    monkeypatch.setattr(savedmodel, "live_requests", changed)

@@ -13,6 +13,8 @@ from zoo import runtime
 
 tf = runtime.import_tensorflow()
 
+import contract  # noqa: E402
+
 from zoo import endpoints  # noqa: E402
 from zoo.adversarial import truncate_normal, truncate_uniform  # noqa: E402
 from zoo.generative import normal_per_seed, row_seeds  # noqa: E402
@@ -160,3 +162,15 @@ def test_the_limits_are_told_as_they_are(module):
     model = module.build(module.TINY, image_shape=(8, 8, 3), num_classes=3, total_steps=1)
     told = model.endpoints()["stylize_bytes"].python_function.__doc__
     assert f"up to {endpoints.MOST_PIXELS:,} pixels, sides from {endpoints.LEAST_SIDE};" in told
+
+
+@pytest.mark.parametrize("labels", ([0, 10], [-1, 3]))
+@pytest.mark.parametrize("name", ("sample_label", "sample_label_png", "decode", "interpolate"))
+def test_a_label_that_is_no_class_is_refused(name, labels):
+    served = contract.build("cgan").endpoints()[name]
+    feeds = {
+        spec.name: tf.zeros([2, *spec.shape[1:]], spec.dtype) for spec in served.input_signature
+    }
+    served(*{**feeds, "label": tf.constant([0, 9])}.values())
+    with pytest.raises(tf.errors.InvalidArgumentError, match="expected labels from 0 to 9"):
+        served(*{**feeds, "label": tf.constant(labels)}.values())
