@@ -263,19 +263,18 @@ class AdversarialModel(GenerativeModel):
         """Moves the variables of these objectives; returns their scalars, as means."""
         if "discriminator" in objectives:
             power_iterations(self.discriminator)
-        variables = self.objective_variables()
-        with tf.GradientTape(persistent=len(objectives) > 1) as tape:
-            results = self.compute_losses(batch, noise, training=True)
-            # Optimizers sum over replicas: each contributes its share of the global mean.
-            shares = {name: self._share(results.objectives[name]) for name in objectives}
-        gradients = {name: tape.gradient(shares[name], variables[name]) for name in objectives}
-        values = {name: results.objectives[name] for name in objectives}
-        if "discriminator" in objectives:
-            values |= results.reports
+        gradients, scalars = self._gradients(batch, noise, objectives)
+        if "discriminator" not in objectives:
+            scalars = {name: scalars[name] for name in objectives}
+        elif "generator" not in objectives:
+            del scalars["generator"]
         for name in objectives:
-            values[f"{name}_gradient_norm"] = _norm_over_replicas(gradients[name])
-            self.optimizers[name].apply(gradients[name], variables[name])
-        return {name: tf.reduce_mean(value) for name, value in values.items()}
+            norm = _norm_over_replicas(gradients[name])
+            if self.loss_scales:  # an update that is skipped has none
+                norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+            scalars[f"{name}_gradient_norm"] = norm
+            scalars |= self._apply(name, gradients[name])
+        return scalars
 
     def _follow_generator(self) -> None:
         # Near the start the average is short, as the generator still moves far.

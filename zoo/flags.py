@@ -47,14 +47,24 @@ class RunFlags:
     """Train until this step; the model's own default."""
     batch_size: int = None  # type: ignore[assignment]  # the model knows
     """Examples a step; the model's own default."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of matrix products and convolutions; weights and losses stay in float32."""
+    accumulate_steps: int = 1
+    """Parts that a batch is computed in, one after the other, where its memory does not suffice for
+    the whole: the same step, but that batch normalization sees one part at a time."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of matrix products, convolutions and what lies between them. In float32 stay: weights,
+    averages and optimizers, normalization statistics, the singular values of spectral_norm, losses
+    and penalties, pictures in and out. float16 scales each objective's loss."""
     strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = "auto"
     """Devices: all GPUs of this host, or of the hosts that TF_CONFIG names; or as it says."""
     num_devices: int = 0
     """Split the CPU into so many devices, to try `mirrored` without GPUs; 0: do not."""
+    sync_batch_norm: bool = True
+    """Batch normalization by the whole batch; false: by each device's part, one exchange less."""
     jit_compile: bool = False
     """Compile the step with XLA; slower on CPUs."""
+    profile: str = ""
+    """START:STOP: record what the devices do between these steps, for TensorBoard's Profile tab
+    (pip install 'zoo-art[profile]'); ten steps say enough."""
     steps_per_loop: int = 100
     """Most steps in one call of the compiled loop."""
     checkpoint_every: int = 500
@@ -68,15 +78,25 @@ class RunFlags:
     collapsed or became non-finite; 0: never."""
 
     def __post_init__(self):
-        names = ["image_size", "total_steps", "batch_size", "steps_per_loop"]
+        names = ["image_size", "total_steps", "batch_size", "steps_per_loop", "accumulate_steps"]
         names += ["checkpoint_every", "sample_every", "eval_every"]
         check_positive(**{name: getattr(self, name) for name in names})
         self.augmentations()
+        self.profiled()
         for name in ("max_rollbacks", "num_devices"):
             if getattr(self, name) < 0:
                 raise UsageError(f"--{name}={getattr(self, name)}: expected 0 or more")
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed={self.seed}: expected 0 to {2**31 - 1}")
+
+    def profiled(self) -> tuple[int, int] | None:
+        """The first and last step of `profile`; UsageError if it names none."""
+        if not self.profile:
+            return None
+        first, _, last = self.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+            raise UsageError(f"--profile={self.profile}: expected START:STOP, as 100:110")
+        return int(first), int(last)
 
     def augmentations(self) -> list[str]:
         """The names in `data_augment`; UsageError for unknown ones."""
@@ -101,7 +121,7 @@ MAY_CHANGE = frozenset(
         "num_devices",
     )
 )
-_NOT_RECORDED = ("run_dir", "overwrite")
+_NOT_RECORDED = ("run_dir", "overwrite", "profile")
 
 
 @dataclasses.dataclass(frozen=True)

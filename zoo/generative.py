@@ -17,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo.optimizers import LossScale
+
 SAMPLE_CHUNK = 64
 
 
@@ -41,7 +43,7 @@ class Noise:
     """The random numbers of one step, each a pure function of (seed, step, purpose).
 
     They are drawn for the global batch and sliced by replica, so that N replicas see what one
-    replica with the same global batch would have seen.
+    replica with the same global batch would have seen; so do parts that follow each other.
     """
 
     def __init__(
@@ -53,16 +55,28 @@ class Noise:
         context = tf.distribute.get_replica_context()
         self._seed = seed
         self._step = tf.cast(step, tf.int64) + tf.cast(stream, tf.int64) * 2**48
-        self._batch_size = batch_size
         self._num_replicas = context.num_replicas_in_sync if context else 1
         self._replica = context.replica_id_in_sync_group if context else 0
         self._prefix = ""
+        self._set_rows(batch_size)
 
     def part(self, name: str, batch_size: tf.Tensor) -> "Noise":
         """The noise of a part of this step, which has other examples and its own purposes."""
         part = copy.copy(self)
-        part._prefix, part._batch_size = f"{self._prefix}{name}/", batch_size
+        part._prefix = f"{self._prefix}{name}/"
+        part._set_rows(batch_size)
         return part
+
+    def rows(self, start: int | tf.Tensor, count: int | tf.Tensor) -> "Noise":
+        """The noise of these of this replica's examples."""
+        rows = copy.copy(self)
+        rows._start, rows._count, rows._all = self._start + start, count, False
+        return rows
+
+    def _set_rows(self, batch_size: int | tf.Tensor) -> None:
+        self._total = batch_size * self._num_replicas
+        self._start, self._count = self._replica * batch_size, batch_size
+        self._all = self._num_replicas == 1
 
     def seed(self, purpose: str) -> tf.Tensor:
         """[2] int64: the stateless seed of this purpose in this step."""
@@ -78,12 +92,8 @@ class Noise:
         return self._draw(stateless_uniform, purpose, shape)
 
     def _draw(self, distribution, purpose: str, shape: tuple[int, ...]) -> tf.Tensor:
-        rows = self._batch_size * self._num_replicas
-        values = distribution([rows, *shape], self.seed(purpose))
-        if self._num_replicas == 1:
-            return values
-        start = self._replica * self._batch_size
-        return values[start : start + self._batch_size]
+        values = distribution([self._total, *shape], self.seed(purpose))
+        return values if self._all else values[self._start : self._start + self._count]
 
 
 def stateless_uniform(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
@@ -181,6 +191,9 @@ class GenerativeModel(keras.Model):
     """The best checkpoint has the lowest of this: of `evaluation_names`, or of the samples."""
     batches_per_step = 1
     """Batches that one step takes: `train_step` is handed them as one, that many times as long."""
+    accumulate_steps = 1
+    """Parts that a batch is computed in, one after the other, to take less memory. They equal the
+    whole up to rounding, but that batch normalization knows only its part."""
     draws = True
     """Whether it draws pictures from seeds; one that only changes given pictures does not."""
     conditional = False
@@ -197,6 +210,7 @@ class GenerativeModel(keras.Model):
         self.num_classes = num_classes
         self.seed = seed
         self.optimizers: Mapping[str, keras.optimizers.Optimizer] = {}
+        self.loss_scales: Mapping[str, LossScale] = {}
         self.sample_function = tf.function(self.sample, autograph=False)
         self.step = _counter("step")
         self.rollbacks = _counter("rollbacks")
@@ -311,27 +325,66 @@ class GenerativeModel(keras.Model):
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=next(iter(optimizers.values())), **kwargs)
         self.optimizers = dict(optimizers)
+        if keras.config.dtype_policy().compute_dtype == "float16":
+            self.loss_scales = {name: LossScale(name) for name in optimizers}
+            self.scalar_names += tuple(f"{name}_loss_scale" for name in optimizers)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Moves every objective's variables once; returns this replica's means, `scalar_names`.
 
         They are this step's: what `fit()` shows after an epoch is its last step.
         """
-        variables = self.objective_variables()
-        with tf.GradientTape(persistent=len(variables) > 1) as tape:
-            losses = self.compute_losses(batch, self._noise(batch), training=True)
-            # Optimizers sum over replicas: each contributes its share of the global mean.
-            shares = {name: self._share(loss) for name, loss in losses.objectives.items()}
-        gradients = {
-            name: tape.gradient(shares[name], variables[name]) for name in losses.objectives
-        }
-        for name, gradient in gradients.items():
-            self.optimizers[name].apply(gradient, variables[name])
+        names = tuple(self.objective_variables())
+        gradients, scalars = self._gradients(batch, self._noise(batch), names)
+        for name in names:
+            scalars |= self._apply(name, gradients[name])
         self.step.assign_add(1)
-        return {
-            name: tf.reduce_mean(value)
-            for name, value in {**losses.objectives, **losses.reports}.items()
-        }
+        return scalars
+
+    def _gradients(
+        self, batch: dict[str, tf.Tensor], noise: Noise, names: Sequence[str]
+    ) -> tuple[dict[str, list[tf.Tensor]], dict[str, tf.Tensor]]:
+        """These objectives' gradients, this replica's share, and the means of all scalars."""
+        count = self.accumulate_steps
+        if count == 1:
+            return self._pass(batch, noise, names)
+        size = batch_size(batch) // count
+        sums: Any = None
+        for number in range(count):
+            part = {name: values[number * size :][:size] for name, values in batch.items()}
+            # One after the other: side by side they would take as much memory as the whole. Not in
+            # a tf.while_loop, in which replicas cannot share their statistics.
+            with tf.control_dependencies([] if sums is None else _tensors(sums)):
+                results = self._pass(part, noise.rows(number * size, size), names)
+                results = tf.nest.map_structure(
+                    lambda value: None if value is None else value / count, results
+                )
+                sums = results if sums is None else tf.nest.map_structure(_sum, sums, results)
+        return sums
+
+    def _pass(
+        self, batch: dict[str, tf.Tensor], noise: Noise, names: Sequence[str]
+    ) -> tuple[dict[str, list[tf.Tensor]], dict[str, tf.Tensor]]:
+        variables = self.objective_variables()
+        with tf.GradientTape(persistent=len(names) > 1) as tape:
+            losses = self.compute_losses(batch, noise, training=True)
+            # Optimizers sum over replicas: each contributes its share of the global mean.
+            shares = {name: self._share(name, losses.objectives[name]) for name in names}
+        gradients = {name: tape.gradient(shares[name], variables[name]) for name in names}
+        for name, scale in self.loss_scales.items():
+            if name in names:
+                gradients[name] = scale.unscale(gradients[name])
+        scalars = {**losses.objectives, **losses.reports}
+        return gradients, {name: tf.reduce_mean(value) for name, value in scalars.items()}
+
+    def _apply(self, name: str, gradients: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Moves an objective's variables; returns what there is to tell of it."""
+        variables = self.objective_variables()[name]
+        if name not in self.loss_scales:
+            self.optimizers[name].apply(gradients, variables)
+            return {}
+        scale = self.loss_scales[name].apply(self.optimizers[name], gradients, variables)
+        return {f"{name}_loss_scale": scale}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What `keras.Model.evaluate` reports: means of `evaluate_batch` over all batches."""
@@ -346,9 +399,10 @@ class GenerativeModel(keras.Model):
             self.seed, self.step.read_value(), batch_size(batch), self.rollbacks.read_value()
         )
 
-    def _share(self, loss: tf.Tensor) -> tf.Tensor:
+    def _share(self, name: str, loss: tf.Tensor) -> tf.Tensor:
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return tf.reduce_mean(loss) / num_replicas
+        share = tf.reduce_mean(loss) / num_replicas
+        return self.loss_scales[name].scale(share) if name in self.loss_scales else share
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """All that training needs to go on: weights, every optimizer, the counters.
@@ -364,7 +418,16 @@ class GenerativeModel(keras.Model):
         for optimizer in self.optimizers.values():
             keras_variables += optimizer.variables
         unique = {id(v): v.value for v in keras_variables}
-        return [*unique.values(), self.step, self.rollbacks]
+        scales = [v for scale in self.loss_scales.values() for v in scale.variables]
+        return [*unique.values(), *scales, self.step, self.rollbacks]
+
+
+def _tensors(results) -> list[tf.Tensor]:
+    return [value for value in tf.nest.flatten(results) if value is not None]
+
+
+def _sum(first: tf.Tensor | None, second: tf.Tensor | None) -> tf.Tensor | None:
+    return None if first is None or second is None else first + second
 
 
 def between(first: tf.Tensor, second: tf.Tensor, share: tf.Tensor) -> tf.Tensor:

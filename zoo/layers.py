@@ -12,7 +12,8 @@ class BatchNormalization(keras.layers.Layer):
 
     With the constants of the papers (momentum .9, epsilon 1e-5; Keras has .99 and 1e-3), in one
     fused kernel, and in float32 whatever the inputs are. In training the statistics are those of
-    the global batch: replicas share theirs, so that N replicas equal one.
+    the global batch: replicas share theirs, so that N replicas equal one, unless `synchronized` is
+    set to False.
 
     moving=False keeps no moving averages: the statistics are always the batch's, as for a
     discriminator, which nobody asks about one picture alone.
@@ -20,6 +21,7 @@ class BatchNormalization(keras.layers.Layer):
 
     momentum = 0.9
     epsilon = 1e-5
+    synchronized = True
 
     def __init__(self, *, moving: bool = True, affine: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -60,7 +62,8 @@ class BatchNormalization(keras.layers.Layer):
             shift = offset - mean * scale
             return values * tf.cast(scale, values.dtype) + tf.cast(shift, values.dtype)
         # A batch normalised in evaluation must not need all replicas to take part.
-        if training and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if training and self.synchronized and replicas > 1:
             outputs, mean, variance = self._across_replicas(values, gain, offset)
         else:
             outputs, mean, variance = self._fused(values, gain, offset)

@@ -10,6 +10,7 @@ function of the step at which it failed, and the noise one of (seed, step, roll-
 that is killed meets the same failure again, and ends as if it had not been.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -71,6 +72,15 @@ class Block:
     """Share of the time that the steps waited for data, 0 to 1."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Steps to record, for TensorBoard's Profile tab: from `first` to `last` steps done."""
+
+    first: int
+    last: int
+    directory: str
+
+
 class Loop:
     """Drives `model.train_step` from the model's step to `total_steps`.
 
@@ -87,6 +97,7 @@ class Loop:
         devices: in whose strategy's scope the model was made; one device if None. Only the chief
             of several workers saves and calls hooks; all take the same way.
         jit_compile: compile the step with XLA.
+        profile: what to record; those steps are blocks of their own, none if they are past.
     """
 
     def __init__(
@@ -104,6 +115,7 @@ class Loop:
         on_rollback: Callable[[Rollback], None] | None = None,
         devices: Devices | None = None,
         jit_compile: bool = False,
+        profile: Profile | None = None,
     ):
         self.model = model
         self.total_steps = total_steps
@@ -114,6 +126,7 @@ class Loop:
         self.on_block = on_block
         self.max_rollbacks = max_rollbacks
         self.on_rollback = on_rollback
+        self.profile = profile
         self.devices = devices or Devices()
         self.strategy = self.devices.strategy
         self.stop_requested = False
@@ -141,18 +154,24 @@ class Loop:
         """
         while True:
             try:
-                return self._train()
+                with contextlib.ExitStack() as profiling:
+                    return self._train(profiling)
             except TrainingFailure as failure:
                 self._roll_back(failure)
 
-    def _train(self) -> int:
+    def _train(self, profiling: contextlib.ExitStack) -> int:
         step = int(self.model.step.numpy())
         longest = _FIRST_BLOCK
         stopping = self.devices.any(self.stop_requested)
         while step < self.total_steps and not stopping:
+            if self.profile and step == self.profile.first:
+                tf.profiler.experimental.start(self.profile.directory)
+                profiling.callback(tf.profiler.experimental.stop)
             block = self.run_block(min(longest, self._steps_until_due(step)))
             longest = max(1, int(block.steps_per_second * BLOCK_SECONDS))
             previous, step = step, block.step
+            if self.profile and step == self.profile.last:
+                profiling.close()
             self._check_finite(block.scalars, previous + 1, step)
             if self.on_block:
                 self.on_block(block)
@@ -230,7 +249,9 @@ class Loop:
         self._sums.assign(tf.zeros_like(self._sums.read_value()))
         self._waited.assign(0.0)
         start = time.perf_counter()
-        self._block(self._iterator, tf.constant(num_steps, tf.int64))
+        # A name and number that the profiler takes for a step's.
+        with tf.profiler.experimental.Trace("train", step_num=self.model.step.numpy(), _r=1):
+            self._block(self._iterator, tf.constant(num_steps, tf.int64))
         step = int(self.model.step.numpy())
         # The length of the next block follows it, and must be the same for all workers.
         seconds = self.devices.mean(time.perf_counter() - start)
@@ -254,6 +275,8 @@ class Loop:
     def _steps_until_due(self, step: int) -> int:
         periods = [self.checkpoint_every, *(hook.steps for hook in self.hooks)]
         due = min((step // period + 1) * period for period in periods)
+        if self.profile and step < self.profile.last:
+            due = min(due, step + 1 if step >= self.profile.first else self.profile.first)
         return min(self.steps_per_loop, self.total_steps - step, due - step)
 
     def _block_of_steps(self, iterator, num_steps: tf.Tensor) -> None:

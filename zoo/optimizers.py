@@ -29,3 +29,77 @@ class Adam(keras.optimizers.Adam):
             epsilon=tf.cast(self.epsilon, dtype),
             grad=tf.cast(gradient, dtype),
         )
+
+
+class LossScale:
+    """Keeps the gradients of one objective within what float16 can hold; one for each optimizer.
+
+    Micikevicius et al. 2018 (1710.03740, section 3.2), with the usual dynamics: the loss is
+    multiplied by the scale and the gradients divided again; where a gradient is not finite on any
+    replica, that update is skipped on all and the scale halved; after GROWS_AFTER updates without,
+    it is doubled. Keras's LossScaleOptimizer cannot be used: it asks one replica only.
+    """
+
+    INITIAL = 2.0**15
+    LEAST = 2.0**-15
+    GROWS_AFTER = 2000
+
+    def __init__(self, name: str):
+        first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+        options = {"trainable": False, "aggregation": first}
+        self.value = tf.Variable(self.INITIAL, name=f"{name}_loss_scale", **options)
+        self.count = tf.Variable(
+            tf.zeros([], tf.int64), name=f"{name}_updates_at_this_scale", **options
+        )
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What a checkpoint holds of it."""
+        return [self.value, self.count]
+
+    def scale(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss to take gradients of."""
+        return loss * self.value.read_value()
+
+    def unscale(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients of the loss itself."""
+        factor = 1.0 / self.value.read_value()
+        return [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
+
+    def apply(self, optimizer: keras.optimizers.Optimizer, gradients, variables) -> tf.Tensor:
+        """Applies unscaled gradients if all are finite; returns the scale that they had.
+
+        It is NaN once none is small enough: then it is not the scale that is wrong.
+        """
+        context = tf.distribute.get_replica_context()
+        dense = [g for g in gradients if g is not None]
+        broken = 1.0 - tf.reduce_min([tf.reduce_min(_finite(g)) for g in dense])
+        if context.num_replicas_in_sync > 1:
+            broken = context.all_reduce(tf.distribute.ReduceOp.SUM, broken)
+        finite = broken < 0.5
+
+        def update(*gradients):
+            optimizer.apply(list(gradients), variables)
+
+        if context.num_replicas_in_sync == 1:
+            tf.cond(finite, lambda: update(*gradients), lambda: None)
+        else:
+            # Replicas cannot meet within a condition: it has to be around all of them.
+            context.merge_call(_if_finite, args=(finite, update, gradients))
+        value, count = self.value.read_value(), self.count.read_value() + 1
+        grows = count == self.GROWS_AFTER
+        following = tf.where(finite, tf.where(grows, 2.0 * value, value), 0.5 * value)
+        self.count.assign(tf.where(finite & ~grows, count, 0))
+        self.value.assign(tf.maximum(following, self.LEAST))
+        return tf.where(following < self.LEAST, float("nan"), value)
+
+
+def _finite(gradient: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.math.is_finite(gradient), tf.float32)
+
+
+def _if_finite(strategy, finite, update, gradients) -> None:
+    """Across replicas, which all have the same `finite`."""
+    each = strategy.extended.call_for_each_replica
+    one = strategy.experimental_local_results(finite)[0]
+    tf.cond(one, lambda: each(update, args=tuple(gradients)), lambda: None)

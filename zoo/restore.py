@@ -11,6 +11,7 @@ from zoo.checkpoints import Best, BrokenCheckpoints, Checkpoints
 from zoo.errors import UsageError
 from zoo.flags import Settings, read_recorded
 from zoo.generative import GenerativeModel
+from zoo.layers import BatchNormalization
 from zoo.rundir import Run
 
 
@@ -31,14 +32,21 @@ def build_model(
     run = settings.run
     module = zoo.models.load(run.model)
     keras.utils.set_random_seed(run.seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if run.precision == "bfloat16" else "float32")
-    return module.build(
+    keras.config.set_dtype_policy(
+        "float32" if run.precision == "float32" else f"mixed_{run.precision}"
+    )
+    model = module.build(
         module.Config(**settings.config),
         image_shape=tuple(image_shape),
         num_classes=len(class_names),
         total_steps=run.total_steps,
         seed=run.seed,
     )
+    model.accumulate_steps = run.accumulate_steps
+    for layer in model._flatten_layers():
+        if isinstance(layer, BatchNormalization):
+            layer.synchronized = run.sync_batch_norm
+    return model
 
 
 def restore(

@@ -98,19 +98,20 @@ class TransformerNet(layers.Layer):
         self.last.convolution.dtype_policy = keras.DTypePolicy("float32")
         self.convolutions = [*self.entry, *self.middle, *self.exit]
         self.style_size = 2 * sum(layer.filters for layer in self.convolutions)
+        options = {"dtype": "float32", "autocast": False}
         # One variable a style: a new one can be trained while the others stay as they are.
         self.styles = [
             self.add_weight(
                 name=f"style_{number}",
                 shape=(self.style_size,),
                 initializer=self._neutral,
-                dtype="float32",
+                **options,
             )
             for number in range(num_styles)
         ]
         self.grain = [
             self.add_weight(
-                name=f"grain_{number}", shape=(width * times,), initializer="zeros", dtype="float32"
+                name=f"grain_{number}", shape=(width * times,), initializer="zeros", **options
             )
             for number, times in enumerate((4, 2))
         ]

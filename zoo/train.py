@@ -84,10 +84,14 @@ def main(argv: list[str]) -> int:
 def _devices(options: flags.RunFlags) -> Devices:
     """Those that the flags ask for; UsageError if the batch cannot be divided among them."""
     devices = Devices.set_up(options.strategy, options.num_devices)
-    if options.batch_size % devices.num_replicas:
+    shares = devices.num_replicas * options.accumulate_steps
+    if options.batch_size % shares:
+        among = f"{devices.num_replicas} devices"
+        if options.accumulate_steps > 1:
+            among += f" times {options.accumulate_steps} parts of --accumulate_steps"
         raise UsageError(
-            f"--batch_size={options.batch_size} does not divide by {devices.num_replicas} devices: "
-            f"use a multiple of {devices.num_replicas}"
+            f"--batch_size={options.batch_size} does not divide by {among}: "
+            f"use a multiple of {shares}"
         )
     return devices
 
@@ -141,6 +145,12 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
     if start > options.total_steps:
         raise UsageError(
             f"{run.path} is at step {start} already: expected --total_steps={start} or more"
+        )
+    profiled = options.profiled()
+    if profiled and not start <= profiled[0] < profiled[1] <= options.total_steps:
+        raise UsageError(
+            f"--profile={options.profile}: this run goes from step {start} to "
+            f"{options.total_steps}; expected steps between"
         )
     metrics = None if options.overwrite else run.read_json("metrics.json")
     if metrics and start == metrics["step"] == options.total_steps:
@@ -303,7 +313,7 @@ def _run_loop(
 
     from zoo import hooks
     from zoo.data import pipeline
-    from zoo.loop import Every, Loop
+    from zoo.loop import Every, Loop, Profile
     from zoo.metrics.quality import SampleQuality
 
     options = settings.run
@@ -315,6 +325,9 @@ def _run_loop(
         else tf.summary.create_noop_writer()
         for split in ("train", "eval")
     }
+    profile = None
+    if devices.chief and (profiled := options.profiled()):
+        profile = Profile(profiled[0], profiled[1], str(run.path / "train"))
     with writers["train"].as_default(step=start):
         table = "".join(f"| {k} | {v} |\n" for k, v in settings.recorded().items())
         tf.summary.text("flags", f"| flag | value |\n|---|---|\n{table}")
@@ -361,6 +374,7 @@ def _run_loop(
             on_rollback=on_rollback,
             devices=devices,
             jit_compile=options.jit_compile,
+            profile=profile,
         )
         with _stopping(loop, progress) as received:
             reached = loop.train()
