@@ -23,6 +23,7 @@ from zoo.checkpoints import Checkpoints  # noqa: E402
 from zoo.data import glyphs, pipeline  # noqa: E402
 from zoo.errors import UsageError  # noqa: E402
 from zoo.generative import GenerativeModel, Noise, row_seeds, sample_images  # noqa: E402
+from zoo.layers import BatchNormalization  # noqa: E402
 from zoo.loop import Loop  # noqa: E402
 
 SIZE = 8
@@ -122,6 +123,10 @@ def batch_of(model, count: int) -> dict[str, tf.Tensor]:
     return {name: tf.constant(values) for name, values in data.items()}
 
 
+def has_batch_statistics(model) -> bool:
+    return any(isinstance(layer, BatchNormalization) for layer in model._flatten_layers())
+
+
 REPLICAS = """
 import pathlib, sys, traceback, numpy as np, tensorflow as tf
 cpus = tf.config.list_physical_devices("CPU")
@@ -137,6 +142,8 @@ for name in sys.argv[3:]:
     try:
         with strategy.scope():
             model = contract.build(name)
+        if not contract.has_batch_statistics(model):
+            model.accumulate_steps = contract.BATCH // 2
         loop = contract.make_loop(model, devices=Devices(strategy))
         blocks = [loop.run_block(steps).scalars for steps in contract.BLOCKS]
         scalars = [list(block.values()) for block in blocks]
@@ -162,7 +169,7 @@ def on_two_replicas(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_replicas_equal_one(name, on_two_replicas):
-    """Models with batch statistics are in step when those are synchronised."""
+    """Models with batch statistics synchronise them; the others take each share in parts too."""
     error = on_two_replicas / f"{name}.txt"
     assert not error.exists(), error.read_text()
     one_replica = trained(name)
@@ -364,17 +371,44 @@ def test_xla_computes_the_same(name):
             assert compiled[scalar] == pytest.approx(value, rel=tolerance), scalar
 
 
-def test_bfloat16_trains_and_keeps_float32_weights(name):
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_and_keeps_float32_weights(name, precision):
+    keras.config.set_dtype_policy(f"mixed_{precision}")
     try:
         model = build(name)
-        scalars = model.train_step(batch_of(model, BATCH * model.batches_per_step))
+        first = model.train_step(batch_of(model, BATCH * model.batches_per_step))
         sheets = model.sheets(batch_of(model, 40))
     finally:
         keras.config.set_dtype_policy("float32")
-    assert np.isfinite([value.numpy() for value in scalars.values()]).all()
+    assert set(first) == set(model.scalar_names)
+    assert np.isfinite([value.numpy() for value in first.values()]).all()
     assert all(np.asarray(sheet.images).dtype == np.float32 for sheet in sheets.values())
     assert all(v.dtype == "float32" for v in model.trainable_variables)
+    plain = trained(name).scalars[0]
+    for objective in model.objective_variables():
+        assert float(first[objective]) == pytest.approx(plain[objective], rel=0.05, abs=0.05)
+
+
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(name):
+    model = build(name)
+    batch, noise = batch_of(model, BATCH), Noise(7, tf.constant(0), BATCH)
+    names = tuple(model.objective_variables())
+    whole, scalars = model._gradients(batch, noise, names)
+    model = build(name)  # batch normalization has moved its averages
+    model.accumulate_steps = 3
+    parts, same = model._gradients(batch, noise, names)
+    assert same.keys() == scalars.keys()
+    if has_batch_statistics(model):
+        assert np.isfinite([value.numpy() for value in same.values()]).all()
+        return
+    for scalar, value in scalars.items():
+        assert float(same[scalar]) == pytest.approx(float(value), rel=1e-5), scalar
+    for objective in names:
+        one, other = tf.linalg.global_norm(whole[objective]), 0.0
+        for first, second in zip(whole[objective], parts[objective], strict=True):
+            assert (first is None) == (second is None)
+            other += 0.0 if first is None else float(tf.reduce_sum((first - second) ** 2))
+        assert other**0.5 <= 1e-4 * float(one)
 
 
 def test_sheets_are_images(name):

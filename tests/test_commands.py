@@ -139,6 +139,8 @@ def test_a_reader_that_goes_away_is_no_error():
         (("--model=vae", "--batch_size=-8"), ("--batch_size=-8",)),
         (("--model=vae", "--image_size=0"), ("--image_size=0",)),
         (("--model=vae", "--image_size=5000"), ("5000", "2048")),
+        (("--model=vae", "--profile=9"), ("--profile=9: expected START:STOP",)),
+        (("--model=vae", "--profile=9:9"), ("--profile=9:9: expected START:STOP",)),
         (("--model=vae", "extra"), ("'extra'",)),
         (("--model=vae", "--flagfile=missing.flags"), ("missing.flags",)),
     ),
@@ -302,6 +304,8 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(trained):
     assert done.stdout.endswith(first.stdout[first.stdout.index(f"\nStep {STEPS}, ") + 1 :])
     # Not further than that, nor under other flags, nor where something else is.
     assert_refused(train(path, "--total_steps=39"), "--total_steps=40 or more")
+    past = train(path, "--total_steps=60", "--profile=30:50")
+    assert_refused(past, "--profile=30:50: this run goes from step 40 to 60")
     other = train(path, "--total_steps=40", "--beta=4")
     assert_refused(other, "--beta was 1.0, is 4.0", "--overwrite")
     parent = train(path.parent)

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import socket
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +86,9 @@ def test_devices_that_are_not_there_are_refused(tmp_path, monkeypatch):
     assert_refused(done, "needs TF_CONFIG", '"cluster": {"worker":')
     done = run("zoo.train", "--model=vae", "--num_devices=3", "--batch_size=64", run_dir)
     assert_refused(done, "--batch_size=64 does not divide by 3 devices", "multiple of 3")
+    parts = ("--accumulate_steps=3", "--num_devices=2", "--batch_size=64")
+    done = run("zoo.train", "--model=vae", *parts, run_dir)
+    assert_refused(done, "does not divide by 2 devices times 3 parts", "multiple of 6")
     done = run("zoo.train", "--model=vae", "--num_devices=-1", run_dir)
     assert_refused(done, "--num_devices=-1: expected 0 or more")
     assert not (tmp_path / "run").exists()
@@ -142,6 +146,56 @@ def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tm
     assert len(list((tmp_path / "run" / "train").iterdir())) == len(
         list((one_device / "train").iterdir())
     )
+
+
+REPLICAS = """
+import json
+import keras
+from zoo.devices import Devices
+strategy = Devices.set_up("mirrored", 2).strategy
+import tensorflow as tf
+from zoo.layers import BatchNormalization
+from zoo.optimizers import LossScale
+
+with strategy.scope():
+    variable, optimizer, scale = keras.Variable([1.0]), keras.optimizers.SGD(1.0), LossScale("loss")
+    optimizer.build([variable])
+    norm = BatchNormalization(moving=False, affine=False)
+    alone = BatchNormalization(moving=False, affine=False)
+    alone.synchronized = False
+
+@tf.function
+def update(gradients):
+    def of_replica():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return scale.apply(optimizer, [tf.gather(gradients, [number])], [variable])
+    return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+@tf.function
+def normalize():
+    def of_replica():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        rows = 10.0 * tf.cast(number, tf.float32) + tf.constant([[-1.0], [1.0]])
+        return norm(rows, training=True), alone(rows, training=True)
+    first, second = strategy.run(of_replica)
+    return [tf.concat(strategy.experimental_local_results(x), 0)[:, 0] for x in (first, second)]
+
+told = []
+for gradients in ([0.25, 0.5], [0.25, float("inf")], [float("nan"), 0.5], [1.0, 1.0]):
+    told.append([float(update(tf.constant(gradients))), variable.numpy().tolist()[0]])
+print(json.dumps([told, [values.numpy().tolist() for values in normalize()]]))
+"""
+
+
+def test_replicas_skip_an_update_together_and_normalize_together_or_apart():
+    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, (together, apart) = json.loads(done.stdout.splitlines()[-1])
+    # One replica's gradient is enough to skip; those of both are summed.
+    assert told == [[2.0**15, 0.25], [2.0**15, 0.25], [2.0**14, 0.25], [2.0**13, -1.75]]
+    np.testing.assert_allclose(apart, [-1, 1, -1, 1], atol=1e-4)
+    deviation = np.std([-1, 1, 9, 11])
+    np.testing.assert_allclose(together, (np.array([-1, 1, 9, 11]) - 5) / deviation, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -12,7 +12,14 @@ tf = runtime.import_tensorflow()
 
 from zoo.checkpoints import Best, Checkpoints  # noqa: E402
 from zoo.devices import Devices  # noqa: E402
-from zoo.loop import CollapseError, Every, Loop, NonFiniteError, TrainingFailure  # noqa: E402
+from zoo.loop import (  # noqa: E402
+    CollapseError,
+    Every,
+    Loop,
+    NonFiniteError,
+    Profile,
+    TrainingFailure,
+)
 
 
 class Counter(tf.Module):
@@ -102,6 +109,31 @@ def test_hooks_and_checkpoints_meet_the_steps_they_asked_for(tmp_path):
         "step-4.index",
         "step-8.index",
     ]
+
+
+def test_profiled_steps_are_blocks_of_their_own_and_recorded(tmp_path):
+    model, blocks = Counter(), []
+    profile = Profile(4, 6, str(tmp_path))
+    loop = Loop(model, numbers, total_steps=10, on_block=blocks.append, profile=profile)
+    loop.train()
+    assert [block.step for block in blocks] == [4, 5, 6, 10]
+    assert float(model.total) == sum(range(10))
+    (recorded,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    content = recorded.read_bytes()
+    assert b"train" in content
+    assert b"step_num" in content
+    # A run that goes on beyond them records nothing.
+    Loop(model, numbers, total_steps=12, profile=profile).train()
+    assert len(list(tmp_path.glob("plugins/profile/*"))) == 1
+
+
+def test_profile_ends_with_the_loop(tmp_path):
+    loop = Loop(Unlucky(5, 1), numbers, total_steps=10, profile=Profile(2, 8, str(tmp_path)))
+    with pytest.raises(NonFiniteError):
+        loop.train()
+    assert list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))
+    tf.profiler.experimental.start(str(tmp_path))  # AlreadyExistsError if one were still running
+    tf.profiler.experimental.stop(save=False)
 
 
 def test_slow_steps_make_short_blocks(monkeypatch):

@@ -327,7 +327,7 @@ class GenerativeModel(keras.Model):
         self.optimizers = dict(optimizers)
         if keras.config.dtype_policy().compute_dtype == "float16":
             self.loss_scales = {name: LossScale(name) for name in optimizers}
-            self.scalar_names += tuple(f"{name}_loss_scale" for name in optimizers)
+            self.scalar_names += tuple(f"loss_scale/{name}" for name in optimizers)
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Moves every objective's variables once; returns this replica's means, `scalar_names`.
@@ -384,7 +384,7 @@ class GenerativeModel(keras.Model):
             self.optimizers[name].apply(gradients, variables)
             return {}
         scale = self.loss_scales[name].apply(self.optimizers[name], gradients, variables)
-        return {f"{name}_loss_scale": scale}
+        return {f"loss_scale/{name}": scale}
 
     def test_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """What `keras.Model.evaluate` reports: means of `evaluate_batch` over all batches."""

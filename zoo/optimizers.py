@@ -66,7 +66,12 @@ class LossScale:
         factor = 1.0 / self.value.read_value()
         return [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
 
-    def apply(self, optimizer: keras.optimizers.Optimizer, gradients, variables) -> tf.Tensor:
+    def apply(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        gradients: list[tf.Tensor | None],
+        variables: list[keras.Variable],
+    ) -> tf.Tensor:
         """Applies unscaled gradients if all are finite; returns the scale that they had.
 
         It is NaN once none is small enough: then it is not the scale that is wrong.
@@ -78,14 +83,19 @@ class LossScale:
             broken = context.all_reduce(tf.distribute.ReduceOp.SUM, broken)
         finite = broken < 0.5
 
-        def update(*gradients):
-            optimizer.apply(list(gradients), variables)
+        def update(gradients):
+            optimizer.apply(gradients, variables)
+
+        def across(strategy, finite, gradients):
+            one = strategy.experimental_local_results(finite)[0]
+            each = strategy.extended.call_for_each_replica
+            tf.cond(one, lambda: each(update, args=(gradients,)), lambda: None)
 
         if context.num_replicas_in_sync == 1:
-            tf.cond(finite, lambda: update(*gradients), lambda: None)
+            tf.cond(finite, lambda: update(gradients), lambda: None)
         else:
             # Replicas cannot meet within a condition: it has to be around all of them.
-            context.merge_call(_if_finite, args=(finite, update, gradients))
+            context.merge_call(across, args=(finite, gradients))
         value, count = self.value.read_value(), self.count.read_value() + 1
         grows = count == self.GROWS_AFTER
         following = tf.where(finite, tf.where(grows, 2.0 * value, value), 0.5 * value)
@@ -96,10 +106,3 @@ class LossScale:
 
 def _finite(gradient: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.math.is_finite(gradient), tf.float32)
-
-
-def _if_finite(strategy, finite, update, gradients) -> None:
-    """Across replicas, which all have the same `finite`."""
-    each = strategy.extended.call_for_each_replica
-    one = strategy.experimental_local_results(finite)[0]
-    tf.cond(one, lambda: each(update, args=tuple(gradients)), lambda: None)
