@@ -240,7 +240,8 @@ def double(values: tf.Tensor, how: str) -> tf.Tensor:
     if how == "nearest":
         wide = tf.tile(values[:, :, None, :, None, :], [1, 1, 2, 1, 2, 1])
         return tf.reshape(wide, [-1, 2 * height, 2 * width, channels])
-    wide = tf.image.resize(values, [2 * height, 2 * width], "bilinear")
+    # XLA's gradient of a resized half-precision map is a float32 one, which it then refuses.
+    wide = tf.image.resize(tf.cast(values, tf.float32), [2 * height, 2 * width], "bilinear")
     return tf.cast(wide, values.dtype)
 
 
