@@ -49,7 +49,8 @@ def enlarge(x: tf.Tensor, how: str) -> tf.Tensor:
     """[B, H, W, C] -> [B, 2H, 2W, C], "nearest" or "bilinear"; H and W may be unknown."""
     size = 2 * tf.shape(x)[1:3]
     # XLA's gradient of a resized half-precision map is a float32 one, which it then refuses.
-    return tf.cast(tf.image.resize(tf.cast(x, tf.float32), size, how), x.dtype)
+    values = tf.cast(x, tf.float32) if how == "bilinear" else x
+    return tf.cast(tf.image.resize(values, size, how), x.dtype)
 
 
 def normalise(
