@@ -1,4 +1,4 @@
-"""`python -m experiments.bench_data`: how fast a folder of photographs becomes batches.
+"""Part `data` of the benchmark: how fast a folder of photographs becomes batches.
 
 Beside `keras.utils.image_dataset_from_directory` with prefetching, on the same files, the middle
 square of each. Cold: from the listing to the end of the first epoch, with nothing of ours cached;
@@ -8,8 +8,6 @@ training step on such a folder beside that on an embedded set of the same size.
 The photographs are crops of `scenes`, 500x375 pixels, made once, in the cache directory.
 """
 
-import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -17,11 +15,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.bench import Report
-from zoo import files, flags, rundir
-from zoo.errors import check_positive
+if TYPE_CHECKING:
+    from experiments.bench import BenchFlags, Report
 
 BATCH_SIZE = 64
 WIDTH, HEIGHT = 500, 375
@@ -29,39 +26,17 @@ _DRAWN, _CROPS = 1024, 50  # pixels of a picture, and how many photographs are c
 TARGETS = {"cold": 1.3, "next": 5.0}
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchDataFlags:
-    """What the benchmark can be told."""
-
-    count: int = 5000
-    """Photographs in the folder."""
-    rounds: int = 3
-    """How often all contenders take turns; the figures are medians."""
-    steps: int = 20
-    """Training steps of each contender in a round of ten."""
-    out: str = "bench_data.json"
-    """File to write the figures to."""
-
-    def __post_init__(self):
-        check_positive(count=self.count, rounds=self.rounds, steps=self.steps)
-
-
-def main(argv: list[str]) -> int:
-    """Measures, prints and writes; returns the exit code."""
-    options = flags.parse_options(
-        BenchDataFlags, "python -m experiments.bench_data [--flag=value ...]", argv
-    )
-    if options is None:
-        return 0
-    folder = photographs(options.count)
+def run(options: "BenchFlags", report: "Report") -> dict[str, Any]:
+    """Prints to the report; returns all figures."""
+    count, rounds, steps = (200, 1, 2) if options.quick else (5000, 3, 20)
+    folder = photographs(count)
     from zoo import runtime
 
     runtime.import_tensorflow()
-    report = Report()
-    figures: dict[str, Any] = {"count": options.count, "versions": rundir.versions()}
+    figures: dict[str, Any] = {"count": count}
     for size in (64, 256):
-        report.title(f"{options.count} JPEGs of {WIDTH}x{HEIGHT} at {size} pixels, images/s")
-        rates = read(folder, size, options.rounds)
+        report.title(f"{count} JPEGs of {WIDTH}x{HEIGHT} at {size} pixels, images/s")
+        rates = read(folder, size, rounds)
         figures[str(size)] = rates
         for when, least in TARGETS.items():
             ours, keras = (rates[f"{name} {when}"] for name in ("zoo", "keras"))
@@ -72,11 +47,9 @@ def main(argv: list[str]) -> int:
                 f"ratio, {when} epoch", ratio, f"{ratio:.2f}", f">= {least}", ratio >= least
             )
     report.title("Training step of the default VAE, 64 pixels, batch 64")
-    share = train(folder, options.steps)
+    share = train(folder, steps)
     report.check("on the folder / on scenes", share, f"{share:.3f}", "< 1.05", share < 1.05)
-    figures["checks"] = report.checks
-    files.write(pathlib.Path(options.out), json.dumps(figures, indent=2).encode() + b"\n")
-    return 0
+    return {**figures, "step_on_folder_over_scenes": share}
 
 
 def photographs(count: int) -> pathlib.Path:
@@ -173,7 +146,3 @@ def train(folder: pathlib.Path, steps: int) -> float:
         runners[name] = measure.LoopRunner(model, arrays, BATCH_SIZE)
     rates = measure.race(runners, steps=steps, rounds=10)
     return measure.ratios(rates["scenes"], rates["folder"])[0]
-
-
-if __name__ == "__main__":
-    flags.run_command(main)

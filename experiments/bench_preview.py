@@ -1,4 +1,4 @@
-"""`python -m experiments.bench_preview`: requests a second of the preview server.
+"""Part `preview` of the benchmark: requests a second of the preview server.
 
 Serves the default VAE, untrained, in a process of its own; clients are threads of this one, each
 request a connection of its own that asks for one picture by seed. Every answer is checked.
@@ -6,10 +6,8 @@ request a connection of its own that asks for one picture by seed. Every answer 
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import http.client
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -17,50 +15,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo import files, flags
-from zoo.errors import UsageError, check_positive
+if TYPE_CHECKING:
+    from experiments.bench import BenchFlags, Report
 
 _WARM_UP = 50
 _CLIENTS = (1, 8)
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchFlags:
-    """What the benchmark can be told."""
-
-    requests: int = 10000
-    """In all: half of them by one client, half by eight."""
-    out: str = "bench_preview.json"
-    """File to write the figures to."""
-
-    def __post_init__(self):
-        check_positive(requests=self.requests)
-
-
-def main(argv: list[str]) -> int:
-    """Measures, prints and writes; exit code 1 if a request failed."""
-    usage = "python -m experiments.bench_preview [--flag=value ...]"
-    options = flags.parse_options(BenchFlags, usage, argv)
-    if options is None:
-        return 0
+def run(options: "BenchFlags", report: "Report") -> dict[str, Any]:
+    """Prints to the report; returns all figures."""
+    requests = 20 if options.quick else 10_000
     with tempfile.TemporaryDirectory() as directory:
         _write_model(pathlib.Path(directory) / "vae")
         with serving(pathlib.Path(directory)) as address:
-            figures = measure(*address, "vae", options.requests)
+            figures = measure(*address, "vae", requests)
     for line in figures["clients"]:
-        print(
-            f"{line['clients']} clients: {line['requests_per_second']:.0f} requests/s, median "
-            f"{line['median_ms']:.1f} ms, p99 {line['p99_ms']:.1f} ms, {line['errors']} errors of "
-            f"{line['requests']:,}"
-        )
-    try:
-        files.write(pathlib.Path(options.out), json.dumps(figures, indent=2).encode() + b"\n")
-    except OSError as error:
-        words = f"cannot write {options.out}: {error.strerror}; choose another --out"
-        raise UsageError(words) from error
-    return int(any(line["errors"] for line in figures["clients"]))
+        report.title(f"Preview server, {line['requests']:,} requests of {line['clients']} clients")
+        report.figure("requests/s", f"{line['requests_per_second']:.0f}")
+        report.figure("median, p99", f"{line['median_ms']:.1f}, {line['p99_ms']:.1f} ms")
+        errors = line["errors"]
+        report.check("errors", errors, str(errors), "0", errors == 0)
+    return figures
 
 
 def measure(host: str, port: int, model: str, requests: int) -> dict[str, Any]:
@@ -83,12 +60,7 @@ def measure(host: str, port: int, model: str, requests: int) -> dict[str, Any]:
 
     for seed in range(_WARM_UP):
         ask(seed)
-    load = os.getloadavg()[0]
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average_before": load,
-        "clients": [_run(ask, clients, requests // len(_CLIENTS)) for clients in _CLIENTS],
-    }
+    return {"clients": [_run(ask, clients, requests // len(_CLIENTS)) for clients in _CLIENTS]}
 
 
 def _run(ask: Any, clients: int, requests: int) -> dict[str, Any]:
@@ -137,7 +109,3 @@ def _write_model(directory: pathlib.Path) -> None:
     archive.track(model)
     archive.add_endpoint("serving_default", model.endpoints()["sample"])
     archive.write_out(str(directory / "1"), verbose=False)
-
-
-if __name__ == "__main__":
-    flags.run_command(main)

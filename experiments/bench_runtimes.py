@@ -1,55 +1,44 @@
-"""`python -m experiments.bench_runtimes --savedmodel=DIR --onnx=DIR --litert=DIR`: their latency.
+"""Part `runtimes` of the benchmark: one run in TensorFlow, ONNX Runtime and LiteRT.
 
-Three exports of one run, one endpoint of each asked for the same pictures, in turns: what they
-take to answer, and how many times faster than the SavedModel's signature they are. Every runtime
-has all cores; the first answers, which a server gives before it is asked, are not counted.
+Of a short run its three exports, one endpoint of each asked for the same pictures, in turns: what
+they take to answer, and how many times faster than the SavedModel's signature they are. Every
+runtime has all cores; the first answers, which a server gives before it is asked, are not counted.
+A runtime that is not installed is left out.
 """
 
-import dataclasses
+import importlib.util
 import os
 import pathlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from zoo import flags
-from zoo.errors import UsageError, check_positive
+from experiments import bench_serving
 
+if TYPE_CHECKING:
+    from experiments.bench import BenchFlags, Report
 
-@dataclasses.dataclass(frozen=True)
-class BenchFlags:
-    """What the command can be told."""
-
-    savedmodel: str = ""
-    """Version directory of a SavedModel: served/vae/1."""
-    onnx: str = ""
-    """Directory of its export with --format=onnx."""
-    litert: str = ""
-    """Directory of its export with --format=litert."""
-    endpoint: str = "decode"
-    """Which endpoint; all three must have it."""
-    image_size: int = 96
-    """Height and width of pictures that may have any: of the --image_size of the LiteRT export."""
-    calls: int = 10
-    """Answers in a round."""
-    rounds: int = 15
-    """Rounds, in each of which every runtime has its turn."""
-
-    def __post_init__(self):
-        if not (self.savedmodel and self.onnx and self.litert):
-            raise UsageError("--savedmodel, --onnx and --litert are needed: three exports of a run")
-        check_positive(image_size=self.image_size, calls=self.calls, rounds=self.rounds)
-
+BATCHES = (1, 32)
+SIDE = 96
+"""Of pictures that may have any, as they are for a net that repaints."""
 
 Answer = Callable[[dict], object]
 
 
-def main(argv: list[str]) -> int:
-    """Prints a line for each runtime and batch size; returns the exit code."""
-    usage = "python -m experiments.bench_runtimes --savedmodel=DIR --onnx=DIR --litert=DIR"
-    options = flags.parse_options(BenchFlags, usage, argv)
-    if options is None:
-        return 0
+def run(options: "BenchFlags", report: "Report") -> dict[str, Any]:
+    """Prints to the report; returns all figures."""
+    from experiments.bench import listed
+
+    figures: dict[str, Any] = {}
+    for name in listed(options.models) or ["dcgan"]:
+        with tempfile.TemporaryDirectory() as folder:
+            figures[name] = _measure(name, pathlib.Path(folder), options.quick, report)
+    return figures
+
+
+def _measure(name: str, folder: pathlib.Path, quick: bool, report: "Report") -> dict[str, Any]:
     from zoo import runtime
 
     tf = runtime.import_tensorflow()
@@ -57,34 +46,40 @@ def main(argv: list[str]) -> int:
 
     from experiments import measure
 
-    loaded = tf.saved_model.load(options.savedmodel)
-    if options.endpoint not in loaded.signatures:
-        names = ", ".join(loaded.signatures)
-        raise UsageError(f"{options.savedmodel} has no {options.endpoint}: it has {names}")
-    signature = loaded.signatures[options.endpoint]
-    specs = signature.structured_input_signature[1]
-    answers = {
-        "savedmodel": _savedmodel(signature),
-        "onnx": _onnx(pathlib.Path(options.onnx), options.endpoint),
-        "litert": _litert(pathlib.Path(options.litert), options.endpoint),
-    }
+    run_dir = bench_serving.train_briefly(name, folder)
+    served = bench_serving.export(run_dir, folder / "served") / "1"
+    signatures = tf.saved_model.load(str(served)).signatures
+    endpoint = "decode" if "decode" in signatures else "stylize"
+    specs = signatures[endpoint].structured_input_signature[1]
+    report.title(f"{name}, {endpoint}: an answer, and times as fast as the SavedModel")
+    answers = {"savedmodel": _savedmodel(signatures[endpoint])}
+    for form, package, extra, load in (
+        ("onnx", "onnxruntime", (), _onnx),
+        ("litert", "ai_edge_litert", (f"--image_size={SIDE}",), _litert),
+    ):
+        if importlib.util.find_spec(package) is None:
+            report.figure(f"{form} is not installed", f"pip install 'zoo-art[{form}]'")
+            continue
+        extra = extra if endpoint == "stylize" else ()
+        out = bench_serving.export(run_dir, folder / form, f"--format={form}", *extra)
+        answers[form] = load(out, endpoint)
     generator = np.random.Generator(np.random.PCG64(0))
-    print(f"{options.endpoint}, milliseconds an answer, and times as fast as the SavedModel")
-    for batch in (1, 32):
+    figures: dict[str, Any] = {}
+    for batch in BATCHES:
         feeds = {}
-        for name, spec in specs.items():
-            sizes = [options.image_size if size is None else size for size in spec.shape[1:]]
-            feeds[name] = generator.random((batch, *sizes)).astype(spec.dtype.as_numpy_dtype)
-        runners = {name: _runner(answer, feeds) for name, answer in answers.items()}
-        rates = measure.race(runners, steps=options.calls, rounds=options.rounds)
-        for name, values in rates.items():
+        for key, spec in specs.items():
+            sizes = [SIDE if size is None else size for size in spec.shape[1:]]
+            feeds[key] = generator.random((batch, *sizes)).astype(spec.dtype.as_numpy_dtype)
+        runners = {form: _runner(answer, feeds) for form, answer in answers.items()}
+        rates = measure.race(runners, steps=2 if quick else 10, rounds=2 if quick else 15)
+        figures[str(batch)] = rates
+        for form, values in rates.items():
             median, first, third = measure.ratios(values, rates["savedmodel"])
-            print(
-                f"batch {batch:2}  {name:10} {1e3 / statistics.median(values):8.2f} ms  "
-                f"{median:5.2f} ({first:.2f}-{third:.2f})",
-                flush=True,
+            report.figure(
+                f"batch {batch}: {form}, {1e3 / statistics.median(values):.2f} ms",
+                f"{median:.2f} ({first:.2f}-{third:.2f})",
             )
-    return 0
+    return figures
 
 
 def _runner(answer: Answer, feeds: dict) -> Callable[[int], float]:
@@ -112,8 +107,6 @@ def _onnx(directory: pathlib.Path, endpoint: str) -> Answer:
     import onnxruntime
 
     path = directory / f"{endpoint}.onnx"
-    if not path.exists():
-        raise UsageError(f"{directory} has no {path.name}")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, feeds)
 
@@ -121,15 +114,8 @@ def _onnx(directory: pathlib.Path, endpoint: str) -> Answer:
 def _litert(directory: pathlib.Path, endpoint: str) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
-    path = directory / "model.tflite"
-    if not path.exists():
-        raise UsageError(f"{directory} has no {path.name}")
     # It takes one thread unless told otherwise.
     threads = len(os.sched_getaffinity(0))
-    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter = Interpreter(str(directory / "model.tflite"), num_threads=threads)
     runner = interpreter.get_signature_runner(endpoint)
     return lambda feeds: runner(**feeds)
-
-
-if __name__ == "__main__":
-    flags.run_command(main)

@@ -1,14 +1,11 @@
-"""`python -m experiments.bench_serving`: what serving costs, SavedModel against live Keras model.
+"""Part `serving` of the benchmark: what serving costs, SavedModel against live Keras model.
 
 For each model: a short run, its export, and then in one process interleaved rounds of the same work
 by each contender, at batch 1 and 32 (of pictures to be repainted, 4); ratios are medians of the
-rounds' ratios. Start-up is measured in fresh processes. Prints each figure, writes all as JSON.
+rounds' ratios. Start-up is measured in fresh processes.
 """
 
-import dataclasses
-import datetime
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -16,10 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo import errors, files, flags, rundir
-from zoo.errors import UsageError
+from experiments import processes
+
+if TYPE_CHECKING:
+    from experiments.bench import BenchFlags, Report
 
 BATCHES, STYLE_BATCHES = (1, 32), (1, 4)
 MOST_OF_PREDICT = 0.5
@@ -28,116 +27,87 @@ STYLE_SIDE = 256
 _BASE = "saved_model"
 
 
-@dataclasses.dataclass(frozen=True)
-class ServingBenchFlags:
-    """What the benchmark can be told."""
+def run(options: "BenchFlags", report: "Report") -> dict[str, Any]:
+    """Prints to the report; returns all figures."""
+    from experiments.bench import listed
 
-    models: str = "vae,dcgan,style"
-    """Which models, between commas; each at its own defaults."""
-    requests: int = 200
-    """Timed requests of each contender at batch 1; a tenth of it at the larger one."""
-    starts: int = 5
-    """Fresh processes that each measure one start, without and with warm-up."""
-    out: str = "bench_serving.json"
-    """File to write the figures to."""
-
-    def __post_init__(self):
-        errors.check_positive(requests=self.requests, starts=self.starts)
-
-
-def main(argv: list[str]) -> int:
-    """Measures, prints and writes; returns the exit code."""
-    usage = "python -m experiments.bench_serving [--flag=value ...]"
-    options = flags.parse_options(ServingBenchFlags, usage, argv)
-    if options is None:
-        return 0
-    out = pathlib.Path(options.out)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise UsageError(f"cannot write {out}: expected --out to name a file in a folder")
-    for name in options.models.split(","):
-        flags.parse_training([f"--model={name}"])
-    figures: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_average_before": os.getloadavg()[0],
-        "versions": rundir.versions(),
-        "models": {},
-    }
-    print(f"{figures['cores']} cores, load {os.getloadavg()[0]:.1f} before")
-    for name in options.models.split(","):
+    # Timed requests at batch 1, a tenth of it at the larger one; processes that measure a start.
+    requests, starts = (3, 1) if options.quick else (200, 5)
+    figures: dict[str, Any] = {}
+    for name in listed(options.models) or ["vae", "dcgan", "style"]:
         with tempfile.TemporaryDirectory() as folder:
-            figures["models"][name] = _measure(name, pathlib.Path(folder), options)
-    try:
-        files.write(out, json.dumps(figures, indent=2).encode() + b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from error
-    print(f"\nAll figures: {out}")
-    return 0
+            figures[name] = _measure(name, pathlib.Path(folder), requests, starts, report)
+    return figures
 
 
-def _measure(name: str, folder: pathlib.Path, options: ServingBenchFlags) -> dict[str, Any]:
-    run_dir, served = folder / "run", folder / "served" / name
-    print(f"\n{name}", flush=True)
-    _command("zoo.train", f"--model={name}", "--total_steps=10", f"--run_dir={run_dir}")
+def _measure(
+    name: str, folder: pathlib.Path, requests: int, starts: int, report: "Report"
+) -> dict[str, Any]:
+    report.title(name)
+    run_dir = train_briefly(name, folder)
     before = time.perf_counter()
-    _command("export", f"--run_dir={run_dir}", f"--out={served}")
+    path = export(run_dir, folder / "served" / name) / "1"
     seconds = time.perf_counter() - before
-    path = served / "1"
     sizes = {
         part: sum(file.stat().st_size for file in path.glob(pattern) if file.is_file())
         for part, pattern in {
             "graph": "saved_model.pb", "weights": "variables/*", "extras": "assets.extra/*",
         }.items()
     }  # fmt: skip
-    _line("export, with its verification", f"{seconds:.1f} s")
-    _line("artifact", ", ".join(f"{part} {size / 1e6:.2f} MB" for part, size in sizes.items()))
-    starts = [
+    report.figure("export, with its verification", f"{seconds:.1f} s")
+    for part, size in sizes.items():
+        report.figure(f"artifact: {part}", f"{size / 1e6:.2f} MB")
+    started = [
         {way: json.loads(_output(START, path, way)) for way in ("cold", "warm")}
-        for _ in range(options.starts)
+        for _ in range(starts)
     ]
     start = {
-        way: {key: statistics.median(one[way][key] for one in starts) for key in starts[0][way]}
+        way: {key: statistics.median(one[way][key] for one in started) for key in started[0][way]}
         for way in ("cold", "warm")
     }
-    _line("load", f"{start['cold']['load_ms']:.0f} ms")
-    _line("warm-up", f"{start['warm']['warm_up_ms']:.0f} ms")
-    _line("memory beyond TensorFlow's", f"{start['cold']['memory_mb']:.0f} MB")
+    report.figure("load", f"{start['cold']['load_ms']:.0f} ms")
+    report.figure("warm-up", f"{start['warm']['warm_up_ms']:.0f} ms")
+    report.figure("memory beyond TensorFlow's", f"{start['cold']['memory_mb']:.0f} MB")
     for way, words in (("cold", "without warm-up"), ("warm", "with it")):
-        _line(f"first request {words}", f"{start[way]['first_ms']:.1f} ms")
-    requests = json.loads(_output(RACE, run_dir, path, options.requests))
-    for batch, result in requests.items():
+        report.figure(f"first request {words}", f"{start[way]['first_ms']:.1f} ms")
+    answered = processes.fresh(race, run_dir, path, requests)
+    for batch, result in answered.items():
         for contender, median in result["p50_ms"].items():
-            text = f"{median:.3g} ms (p95 {result['p95_ms'][contender]:.3g}), "
-            text += f"{1000 * int(batch) / median:.4g} pictures/s"
-            _line(f"batch {batch}: {contender}", text)
+            report.figure(
+                f"batch {batch}: {contender}, {1000 * batch / median:.4g} pictures/s",
+                f"{median:.3g} ms (p95 {result['p95_ms'][contender]:.3g})",
+            )
         for contender, ratio in result["ratios"].items():
-            target = ""
-            if batch == "1" and contender == "predict":
-                verdict = "PASS" if ratio <= MOST_OF_PREDICT else "FAIL"
-                target = f"  <= {MOST_OF_PREDICT}  {verdict}"
-            _line(f"batch {batch}: saved_model / {contender}", f"{ratio:.2f}{target}")
-    return {
-        "export_seconds": seconds, "bytes": sizes, "start": start, "requests": requests,
-    }  # fmt: skip
+            words = f"batch {batch}: saved_model / {contender}"
+            if batch == 1 and contender == "predict":
+                passed = ratio <= MOST_OF_PREDICT
+                report.check(words, ratio, f"{ratio:.2f}", f"<= {MOST_OF_PREDICT}", passed)
+            else:
+                report.figure(words, f"{ratio:.2f}")
+    return {"export_seconds": seconds, "bytes": sizes, "start": start, "requests": answered}
 
 
-def _line(name: str, text: str) -> None:
-    print(f"  {name:44} {text}", flush=True)
+def train_briefly(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """The directory of a run of ten steps, of this model at its own defaults."""
+    run_dir = folder / "run"
+    _output(None, "zoo.train", f"--model={name}", "--total_steps=10", f"--run_dir={run_dir}")
+    return run_dir
 
 
-def _command(module: str, *arguments: object) -> str:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def export(run_dir: pathlib.Path, out: pathlib.Path, *arguments: str) -> pathlib.Path:
+    """That run, exported to `out` by these other flags of `python -m export`."""
+    _output(None, "export", f"--run_dir={run_dir}", f"--out={out}", *arguments)
+    return out
+
+
+def _output(code: str | None, *arguments: object) -> str:
+    """The last line that code, or for None a module, prints; RuntimeError if it fails."""
+    how = ["-m"] if code is None else ["-c", code]
+    done = subprocess.run(
+        [sys.executable, *how, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise RuntimeError(f"{module} failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def _output(code: str, *arguments: object) -> str:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"a measuring process failed: {done.stderr.strip()}")
+        raise RuntimeError(f"a measured process failed: {done.stderr.strip()}")
     return done.stdout.splitlines()[-1]
 
 
@@ -177,15 +147,9 @@ figures["memory_mb"] = memory() - before
 print(json.dumps(figures))
 """
 
-RACE = """
-import sys
-from experiments import bench_serving
-bench_serving.race(*sys.argv[1:])
-"""
 
-
-def race(run_dir: str, path: str, requests: str) -> None:
-    """Prints, as JSON, the times of every contender at every batch size."""
+def race(run_dir: pathlib.Path, path: pathlib.Path, requests: int) -> dict[int, dict[str, Any]]:
+    """By batch size, the times of every contender."""
     from zoo import runtime
 
     runtime.import_tensorflow()
@@ -194,7 +158,7 @@ def race(run_dir: str, path: str, requests: str) -> None:
     model = restore.restore(run_dir, say=lambda line: None).model
     results = {}
     for batch in BATCHES if model.draws else STYLE_BATCHES:
-        rounds = max(int(requests) // (1 if batch == 1 else 10), 2)
+        rounds = max(requests // (1 if batch == 1 else 10), 2)
         contenders = _contenders(model, path, batch)
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(rounds + 2):
@@ -216,14 +180,14 @@ def race(run_dir: str, path: str, requests: str) -> None:
                 if name != _BASE
             },
         }
-    print(json.dumps(results))
+    return results
 
 
-def _contenders(model: Any, path: str, batch: int) -> dict[str, Callable[[], Any]]:
+def _contenders(model: Any, path: pathlib.Path, batch: int) -> dict[str, Callable[[], Any]]:
     """Name -> one request, answered to the last number; all do the same work on the same inputs.
 
     Models that draw decode latents, for so can they be compared with `predict`, which takes arrays;
-    the others repaint pictures. Another runtime is one more entry here.
+    the others repaint pictures.
     """
     import keras
     import numpy as np
@@ -263,7 +227,7 @@ def _contenders(model: Any, path: str, batch: int) -> dict[str, Callable[[], Any
         for name, value in inputs.items()
     }
     as_keras = keras.Model(tensors, Answer()(tensors))
-    loaded = tf.saved_model.load(path).signatures[endpoint]
+    loaded = tf.saved_model.load(str(path)).signatures[endpoint]
     live = tf.function(answer, autograph=False)
 
     def feeds() -> dict[str, tf.Tensor]:
@@ -275,7 +239,3 @@ def _contenders(model: Any, path: str, batch: int) -> dict[str, Callable[[], Any
         "call": lambda: as_keras(feeds(), training=False).numpy(),
         "tf_function": lambda: live(**feeds()).numpy(),
     }
-
-
-if __name__ == "__main__":
-    flags.run_command(main)

@@ -5,6 +5,7 @@ for a few steps each, round after round, and each round gives one ratio.
 """
 
 import gc
+import importlib.util
 import os
 import pathlib
 import statistics
@@ -15,7 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from zoo.adversarial import AdversarialModel
 from zoo.data import pipeline, source
+from zoo.devices import Devices
+from zoo.errors import UsageError
 from zoo.generative import GenerativeModel
 from zoo.loop import Block, Loop
 from zoo.models import dcgan, vae
@@ -51,13 +55,14 @@ def build(config: vae.Config, *, stock_adam: bool = False, steps_per_execution: 
     return model
 
 
-def make_loop(model: GenerativeModel, data: dict[str, np.ndarray], batch_size: int) -> Loop:
-    """The zoo's Loop over the shuffled data, to be driven by run_block."""
+def make_loop(
+    model: GenerativeModel, data: dict[str, np.ndarray], batch_size: int, **options
+) -> Loop:
+    """The zoo's Loop over the shuffled data, to be driven by run_block; options: of Loop."""
     return Loop(
         model,
         lambda step, context: pipeline.batches(data, batch_size, start_step=step, context=context),
-        total_steps=2**62,
-        steps_per_loop=STEPS_PER_LOOP,
+        **{"total_steps": 2**62, "steps_per_loop": STEPS_PER_LOOP, **options},
     )
 
 
@@ -132,61 +137,122 @@ def contenders(
     return runners
 
 
-def build_gan(size: int, width: int):
-    """A DCGAN with the paper's 100 latents for colour pictures of this size."""
+def gan_config(width: int) -> dcgan.Config:
+    """A DCGAN with the paper's 100 latents."""
+    return dcgan.Config(latent_dim=100, width=width)
+
+
+def build_gan(config: dcgan.Config, image_shape: tuple[int, int, int]) -> AdversarialModel:
+    """A DCGAN for pictures of this shape."""
     keras.utils.set_random_seed(0)
-    config = dcgan.Config(latent_dim=100, width=width)
-    return dcgan.build(config, image_shape=(size, size, 3), total_steps=100_000)
+    return dcgan.build(config, image_shape=image_shape, total_steps=100_000)
 
 
-def gan_contenders(size: int, width: int, batch_size: int = 64) -> dict[str, Runner]:
-    """`loop`, `fit`, and `loop_bfloat16`, all of the DCGAN, on random pictures."""
-    generator = np.random.Generator(np.random.PCG64(0))
-    shape = (4 * batch_size, size, size, 3)
-    data = {"image": (256 * generator.random(shape)).astype(np.uint8)}
+def gan_contenders(
+    config: dcgan.Config, data: dict[str, np.ndarray], batch_size: int
+) -> dict[str, Runner]:
+    """`loop`, `fit`, and `loop_bfloat16`, all of the DCGAN."""
+    shape = data["image"].shape[1:]
     runners: dict[str, Runner] = {
-        "loop": LoopRunner(build_gan(size, width), data, batch_size),
-        "fit": fit_runner(build_gan(size, width), data, batch_size),
+        "loop": LoopRunner(build_gan(config, shape), data, batch_size),
+        "fit": fit_runner(build_gan(config, shape), data, batch_size),
     }
     keras.config.set_dtype_policy("mixed_bfloat16")
-    runners["loop_bfloat16"] = LoopRunner(build_gan(size, width), data, batch_size)
+    runners["loop_bfloat16"] = LoopRunner(build_gan(config, shape), data, batch_size)
     keras.config.set_dtype_policy("float32")
     return runners
 
 
-def gan_step_flops(size: int, width: int, batch_size: int) -> float:
-    """Floating-point operations of one step, counted from the graphs of its two nets.
+def load_peer(path: str) -> Callable[..., dict[str, Runner]]:
+    """The `contenders` of a script; UsageError if it has none."""
+    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--peer={path}: expected a file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "contenders"):
+        raise UsageError(
+            f"--peer={path} has no contenders(name, config, data, batch_size): see "
+            "experiments/bench.py"
+        )
+    return module.contenders
 
-    A backward pass costs two forward passes: one for the weights, one for the inputs. The
-    generator has one of each; the discriminator a whole one for real and one for fake pictures,
-    and one for the inputs alone on the way to the generator. The pictures themselves need no
-    gradient for the discriminator's loss.
+
+def made_up(count: int, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """So many pictures of noise, all of class 0."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    images = generator.integers(0, 256, (count, *image_shape), dtype=np.uint8)
+    return {"image": images, "label": np.zeros(count, np.int32)}
+
+
+def step_flops(
+    model: GenerativeModel,
+    data: dict[str, np.ndarray],
+    batch_size: int,
+    devices: Devices | None = None,
+) -> float:
+    """Floating-point operations of one training step on all devices; see `flops`.
+
+    devices: those that the model was made for; batch_size is global.
     """
-    model = build_gan(size, width)
-    pictures = tf.TensorSpec([batch_size, size, size, 3], tf.float32)
-    generator = flops(model.generator, tf.TensorSpec([batch_size, 100], tf.float32))
-    discriminator = flops(model.discriminator, pictures)
-    first = flops(model.discriminator.convolutions[0], pictures)
-    return 3.0 * generator + 7.0 * discriminator - 2.0 * first
+    devices = devices or Devices()
+    rows = batch_size * model.batches_per_step // devices.num_replicas
+
+    @tf.autograph.experimental.do_not_convert
+    def step():
+        return model.train_step(
+            {name: tf.zeros([rows, *v.shape[1:]], v.dtype) for name, v in data.items()}
+        )
+
+    return flops(lambda: devices.strategy.run(step))
 
 
-def flops(net: Callable, *inputs: tf.TensorSpec) -> float:
-    """Floating-point operations of one forward pass, by TensorFlow's profiler."""
+def flops(function: Callable, *inputs: tf.TensorSpec) -> float:
+    """Floating-point operations of one call, by TensorFlow's profiler, of its graph.
+
+    A multiplication and an addition are two. Only what a result or a variable needs is counted:
+    tracing a gradient leaves operations behind that never run, a third of a GAN's. The profiler
+    knows products, convolutions, sums and arithmetic by element; it does not know normalisation in
+    one kernel (FusedBatchNorm), the fused Adam, most activations and their gradients, by estimate
+    0.4 to 2.6 % more in the zoo's steps; nor what stands in the body of a loop, a branch or
+    another function, of which those have none that matters.
+    """
+    graph = tf.function(function, autograph=False).get_concrete_function(*inputs).graph
+    needed: set[str] = set()
+    left = [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]
+    while left:
+        operation = left.pop()
+        if operation.name not in needed:
+            needed.add(operation.name)
+            left += [*(tensor.op for tensor in operation.inputs), *operation.control_inputs]
     profiler = tf.compat.v1.profiler
-    options = profiler.ProfileOptionBuilder.float_operation()
-    graph = tf.function(net).get_concrete_function(*inputs).graph
-    return profiler.profile(graph, options={**options, "output": "none"}).total_float_ops
+    options = {**profiler.ProfileOptionBuilder.float_operation(), "output": "none"}
+    nodes, total = [profiler.profile(graph, options=options)], 0
+    while nodes:
+        node = nodes.pop()
+        total += node.float_ops if node.name in needed else 0
+        nodes += node.children
+    return float(total)
 
 
-def peak_gigaflops(side: int = 4096, tries: int = 5) -> float:
-    """The most that a float32 matrix product reaches here."""
-    one = tf.random.stateless_normal([side, side], [0, 0])
-    seconds = []
-    for _ in range(tries + 1):
-        start = time.perf_counter()
-        tf.matmul(one, one).numpy()
-        seconds.append(time.perf_counter() - start)
-    return 2.0 * side**3 / min(seconds) / 1e9
+def peak_gigaflops(dtype: str = "float32", tries: int = 5) -> float:
+    """The most that a product of two square matrices reaches here, on one device.
+
+    Their side is the first of 512, 1024, ... 8192 at which it takes a quarter of a second.
+    """
+    side, seconds = 256, 0.0
+    while seconds < 0.25 and side < 8192:
+        side *= 2
+        one = tf.cast(tf.random.stateless_normal([side, side], [0, 0]), dtype)
+        _seconds_of_product(one)
+        seconds = _seconds_of_product(one)
+    return 2.0 * side**3 / min(_seconds_of_product(one) for _ in range(tries)) / 1e9
+
+
+def _seconds_of_product(one: tf.Tensor) -> float:
+    start = time.perf_counter()
+    tf.matmul(one, one)[0, 0].numpy()  # waits for a GPU, and copies one number
+    return time.perf_counter() - start
 
 
 def race(runners: dict[str, Runner], *, steps: int, rounds: int) -> dict[str, list[float]]:
@@ -213,6 +279,12 @@ def resident_bytes() -> int:
     """What this process holds in memory now (Linux)."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most that this process ever held in memory (Linux); getrusage counts its parent too."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def memory(data: dict[str, np.ndarray], batch_size: int, every: int, count: int) -> list[int]:

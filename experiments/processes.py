@@ -1,12 +1,46 @@
-"""`python -m zoo.train` as a process that logs to a file, stops well and says why it failed."""
+"""Processes: `python -m zoo.train`, which logs to a file and says why it failed, and functions."""
 
+import concurrent.futures
+import logging
+import multiprocessing
 import os
 import pathlib
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def fresh(function: Callable[..., Result], *arguments) -> Result:
+    """function(*arguments) of a new process, with nothing of ours imported; raises what it does.
+
+    BrokenProcessPool if it is killed. It ends with this process, on Ctrl-C and SIGTERM too.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        1, mp_context=spawn, initializer=_end_by_sigterm
+    ) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except (KeyboardInterrupt, SystemExit):
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+
+
+def quiet_tensorflow() -> None:
+    """Drops its warnings of many loops in one process, and of what its own profiler calls."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _end_by_sigterm() -> None:
+    """On the way out, so that what it has started ends too; Ctrl-C is for who started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def start(

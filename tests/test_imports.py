@@ -82,7 +82,7 @@ def test_other_packages_stand_on_zoo_alone(package):
         "export.__main__",
         "export.serving",
         "export.verify",
-        "experiments.bench_serving",
+        "experiments.bench",
         "export.preview",
     ],
 )

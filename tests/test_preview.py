@@ -775,17 +775,6 @@ def test_a_client_that_says_nothing_more_holds_up_nobody(server):
     assert talk(server, HEAD + CHUNKED + chunks)[0] == 200
 
 
-@pytest.mark.slow
-def test_the_benchmark_counts_its_answers(tmp_path):
-    out = tmp_path / "figures.json"
-    done = run("experiments.bench_preview", "--requests=20", f"--out={out}")
-    assert (done.returncode, done.stderr) == (0, ""), done
-    for line, clients in zip(json.loads(out.read_text())["clients"], (1, 8), strict=True):
-        assert (line["clients"], line["requests"], line["errors"]) == (clients, 10, 0)
-        assert line["requests_per_second"] > 0
-        assert line["p99_ms"] >= line["median_ms"] > 0
-
-
 def test_interrupting_ends_it_cleanly(server):
     process, *address = server
     process.send_signal(signal.SIGINT)

@@ -224,7 +224,7 @@ def versions() -> dict[str, str]:
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processors": ", ".join([f"{os.cpu_count()} x {processor()}", *_gpus()]),
+        "processors": ", ".join([f"{os.cpu_count()} x {processor()}", *gpus()]),
     }
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -241,7 +241,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
     """The names of NVIDIA's, as their driver gives them."""
     found = []
     for path in sorted(pathlib.Path("/proc/driver/nvidia/gpus").glob("*/information")):
