@@ -83,6 +83,9 @@ def test_other_packages_stand_on_zoo_alone(package):
         "export.serving",
         "export.verify",
         "experiments.bench",
+        "experiments.hlo",
+        "experiments.scaling",
+        "experiments.survival",
         "export.preview",
     ],
 )
