@@ -178,9 +178,9 @@ def test_changed_pictures_are_read_anew(tmp_path, cache_directory):
     assert red() == [0, 77, 88]
     (tmp_path / "000.png").unlink()
     assert red() == [77, 88]
-    files = len(list(cache_directory.glob("*.npz")))
+    files = len(list(cache_directory.glob("*.arrays")))
     both(source.load(name, 9))
-    assert len(list(cache_directory.glob("*.npz"))) == files + 2
+    assert len(list(cache_directory.glob("*.arrays"))) == files + 2
 
 
 def test_unreadable_files_are_left_out_with_one_warning(tmp_path, caplog):

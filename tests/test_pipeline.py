@@ -1,5 +1,7 @@
 """Batches: an order that is a permutation an epoch, and a function of (seed, step) alone."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from zoo import runtime
 
 tf = runtime.import_tensorflow()
 
-from zoo.data import pipeline  # noqa: E402
+from zoo.data import cache, pipeline  # noqa: E402
 
 
 def numbered(count):
@@ -24,6 +26,18 @@ def test_an_epoch_is_a_permutation_and_the_next_another():
     assert sorted(drawn[:100]) == sorted(drawn[100:]) == list(range(100))
     assert drawn[:100] != drawn[100:]
     assert drawn[:100] != list(range(100))
+
+
+def test_arrays_of_the_cache_are_not_copied_and_kept_alive(tmp_path):
+    examples = numbered(100)
+    expected = labels_of(pipeline.batches(examples, 10, seed=1), 20)
+    kept = cache.cached("set", lambda: [examples], 100, tmp_path)
+    dataset = pipeline.batches(kept, 10, seed=1)
+    assert labels_of(dataset, 20) == expected
+    kept["label"] += 1000
+    del kept
+    gc.collect()
+    assert labels_of(dataset, 20) == [[label + 1000 for label in batch] for batch in expected]
 
 
 def test_batches_cross_the_ends_of_epochs():

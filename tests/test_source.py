@@ -89,7 +89,7 @@ def test_arrays_are_drawn_once(few_examples, monkeypatch, cache_directory):
     monkeypatch.setattr(glyphs, "draw", None)
     again = loaded.arrays("test")
     assert (first["image"] == again["image"]).all()
-    assert len(list(cache_directory.glob("*.npz"))) == 1
+    assert len(list(cache_directory.glob("*.arrays"))) == 1
 
 
 def test_every_way_to_differ_has_a_file_of_its_own(few_examples, monkeypatch, cache_directory):
@@ -100,7 +100,7 @@ def test_every_way_to_differ_has_a_file_of_its_own(few_examples, monkeypatch, ca
     source.load("glyphs", seed=1).arrays("test")
     monkeypatch.setattr(glyphs, "NUM_EXAMPLES", {"train": 120, "test": 31})
     assert len(source.load("glyphs").arrays("test")["image"]) == 31
-    assert len(list(cache_directory.glob("*.npz"))) == 6
+    assert len(list(cache_directory.glob("*.arrays"))) == 6
 
 
 def test_changed_code_is_drawn_anew(few_examples, monkeypatch, tmp_path):
@@ -110,7 +110,7 @@ def test_changed_code_is_drawn_anew(few_examples, monkeypatch, tmp_path):
         changed.write_text(file.read() + "# changed\n")
     monkeypatch.setattr(glyphs, "__file__", str(changed))
     source.load("glyphs").arrays("test")
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.arrays"))) == 2
 
 
 @pytest.mark.parametrize("name", ("paintings", "scenes"))
@@ -122,7 +122,7 @@ def test_changed_code_that_others_share_is_drawn_anew(few_examples, monkeypatch,
         changed.write_text(file.read() + "# changed\n")
     monkeypatch.setattr(brushes, "__file__", str(changed))
     loaded.arrays("test")
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.arrays"))) == 2
 
 
 @pytest.mark.parametrize(

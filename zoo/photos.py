@@ -583,8 +583,9 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """L, RGB, CMYK or LAB, with the colour profile found in the file -> RGB."""
     if image.mode == "LAB":
         return _transformed(image, ImageCms.createProfile("LAB"))
-    converted = _by_profile(image, profile) if profile else None
-    return image.convert("RGB") if converted is None else converted
+    if profile and (converted := _by_profile(image, profile)):
+        return converted
+    return image if image.mode == "RGB" else image.convert("RGB")  # it would copy
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from zoo.data import cache
+
 _NEVER = 2**62
 # What is augmented: both pictures of a pair turn alike, colours are changed in the first.
 _PICTURES = ("image", "target")
@@ -71,7 +73,7 @@ def batches(
 def _rows(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
     """A function of indices [B] that gives those rows."""
     if not isinstance(values, np.memmap):
-        tensor = tf.constant(values)
+        tensor = _tensor(values)
         return lambda indices: tf.gather(tensor, indices)
 
     def read(indices: tf.Tensor) -> tf.Tensor:
@@ -81,6 +83,13 @@ def _rows(values: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
         return tf.ensure_shape(rows, [indices.shape[0], *values.shape[1:]])
 
     return read
+
+
+def _tensor(values: np.ndarray) -> tf.Tensor:
+    """A copy; of an array that lies as TensorFlow needs it none, for a gigabyte takes a second."""
+    if values.ctypes.data % cache.ALIGNMENT or not values.flags.carray:
+        return tf.constant(values)
+    return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
 
 
 def _order(name: str) -> int:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +53,7 @@ UNREADABLE = -1
 
 _logger = logging.getLogger("zoo")
 # Of the cached arrays; another number leaves older files behind.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Source:
     def arrays_and_digests(
         self, split: str = "train", on_progress: Callable[[int, int], None] | None = None
     ) -> "tuple[dict[str, np.ndarray], np.ndarray]":
-        """`arrays`, and of each example a hash of its pixels and label, uint64 [N].
+        """`arrays`, and of each example a checksum of its pixels and its label, uint64 [N].
 
         Pictures that cannot be read are in neither; one warning tells of all of them. UsageError if
         that is all pictures.
@@ -118,7 +119,8 @@ class Source:
                 if on_progress is not None:
                     on_progress(done, count)
 
-        stored = cache.kept(self._cache_name(split), parts, count * math.prod(self._stored_shape()))
+        num_bytes = count * math.prod(self._stored_shape())
+        stored = cache.kept(self._cache_name(split), parts, count, num_bytes)
         readable = stored["label"] != UNREADABLE
         if not readable.all():
             left_out = int(count - readable.sum())
@@ -199,15 +201,15 @@ def code_hash(module: ModuleType) -> str:
 
 
 def _digests(images: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
-    """uint64 [N]: a hash of the bytes of each image and label."""
+    """uint64 [N]: the CRC-32 of each image in the upper half, its label in the lower.
+
+    It is to notice a change, not to resist forgery; BLAKE2 took 0.21 ms of a picture of 256 pixels,
+    a quarter of what reading it takes, this 0.05.
+    """
     import numpy as np
 
-    digests = []
-    for image, label in zip(images, labels, strict=True):
-        hashed = hashlib.blake2b(image, digest_size=8)  # an array of its own, or a row of one
-        hashed.update(label)
-        digests.append(hashed.digest())
-    return np.frombuffer(b"".join(digests), np.uint64)
+    digests = [zlib.crc32(image) for image in images]
+    return np.array(digests, np.uint64) << 32 | labels.astype(np.uint32)
 
 
 def path_of(name: str) -> Path:
