@@ -133,6 +133,27 @@ def test_one_worker_agrees_with_itself():
     assert alone.of_chief(-1) == -1
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_never_comes_is_not_waited_for_for_ever(index, tmp_path, monkeypatch):
+    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    monkeypatch.setenv("TF_CONFIG", config(index, *addresses))
+    monkeypatch.setenv("ZOO_WAIT_SECONDS", "4")
+    done = run("zoo.train", *SMALL, f"--run_dir={tmp_path / 'run'}", timeout=60)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: not all workers have come within 4 seconds"), done.stderr
+    assert ", ".join(addresses) in last
+    assert not (tmp_path / "run" / "flags.txt").exists()
+
+
+def test_a_wait_that_is_no_number_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config(0, "localhost:1", "localhost:2"))
+    for wrong in ("soon", "0", "nan"):
+        monkeypatch.setenv("ZOO_WAIT_SECONDS", wrong)
+        with pytest.raises(UsageError, match=f"ZOO_WAIT_SECONDS={wrong}: expected a number"):
+            devices.Devices.set_up("multi_worker", 0)
+
+
 @pytest.mark.slow
 def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tmp_path):
     workers = start_workers(2, tmp_path / "run", *FEW)

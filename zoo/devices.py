@@ -6,9 +6,12 @@ noise and data order do not depend on how many there are: N replicas compute wha
 rounding. The chief alone, worker 0, writes the run directory, which all workers must see.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zoo import runtime
@@ -18,6 +21,9 @@ _EXAMPLE = (
     """TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]}, """
     """"task": {"type": "worker", "index": 0}}'"""
 )
+
+WAIT_SECONDS = 600.0
+"""How long for workers that have not come yet; ZOO_WAIT_SECONDS in the environment changes it."""
 
 
 class Devices:
@@ -66,11 +72,12 @@ class Devices:
                 tf.config.set_logical_device_configuration(cpus[0], parts)
             made.append(_make(tf, strategy, num_devices, cluster))
 
-        if cluster is not None:
-            print(f"Waiting for all {len(cluster.workers)} workers", flush=True)
-        runtime.import_tensorflow(set_up)
         if cluster is None:
+            runtime.import_tensorflow(set_up)
             return cls(made[0])
+        print(f"Waiting for all {len(cluster.workers)} workers", flush=True)
+        with _bounded(cluster):
+            runtime.import_tensorflow(set_up)
         return cls(made[0], num_workers=len(cluster.workers), chief=cluster.number == 0)
 
     @property
@@ -142,6 +149,39 @@ def _cluster(strategy: str) -> Cluster | None:
             f"--strategy=multi_worker needs TF_CONFIG in the environment of each worker: {_EXAMPLE}"
         )
     return cluster
+
+
+@contextlib.contextmanager
+def _bounded(cluster: Cluster) -> Iterator[None]:
+    """Ends this process, with one line, if the wait within takes too long.
+
+    TensorFlow waits for an hour, and no signal that Python handles reaches it there.
+    """
+    text = os.environ.get("ZOO_WAIT_SECONDS", "") or str(WAIT_SECONDS)
+    try:
+        seconds = float(text)
+        if not 0 < seconds <= threading.TIMEOUT_MAX:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"ZOO_WAIT_SECONDS={text}: expected a number of seconds") from None
+
+    def give_up() -> None:
+        print(
+            f"error: not all workers have come within {seconds:g} seconds: expected those of "
+            f"TF_CONFIG, {', '.join(cluster.workers)}, this one number {cluster.number}; start all "
+            "of them, each able to reach the others, or wait longer with ZOO_WAIT_SECONDS",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _make(tf, strategy: str, num_devices: int, cluster: Cluster | None):
