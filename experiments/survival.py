@@ -26,7 +26,7 @@ from zoo.models import names
 CHECKS = ("kills", "equality", "network", "faults", "soak")
 CLOSE = 1e-6
 _PATIENCE = 600.0
-_NET = "10.203.77"
+_NET, _NOBODY = "10.203.77", "02:00:00:00:00:99"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Trials:
                 self._report.check(f"{model}, {name}", value, text, target, value <= CLOSE)
 
     def network(self, keep) -> None:
-        """A link that goes down, and one that drops every packet, while two hosts train."""
+        """A link that goes down, and one that loses what one host sends, while two train."""
         from experiments import jobs
 
         if os.geteuid() != 0 or not shutil.which("ip"):
@@ -163,18 +163,9 @@ class Trials:
         found = {}
         whole = self.undisturbed("vae", "multi_worker")
         cuts = {
-            "link down": "ip link set zoo1 down".split(),
-            "packets dropped": (
-                "tc",
-                "qdisc",
-                "add",
-                "dev",
-                "zoo1",
-                "root",
-                "netem",
-                "loss",
-                "100%",
-            ),
+            "link down": "ip link set zoo1 down",
+            # The other's packets go to a network card that nobody has.
+            "packets lost": f"ip neighbour replace {_NET}.1 lladdr {_NOBODY} nud permanent dev zoo1",
         }
         options = (f"--total_steps={self._options.steps}", "--checkpoint_every=5")
         for name, cut in cuts.items():
@@ -186,10 +177,7 @@ class Trials:
                     "vae", "multi_worker", run_dir, log, *options, hosts=hosts, prefixes=prefixes
                 ) as job:
                     job.watch(functools.partial(_under_way, run_dir), _PATIENCE)
-                    done = subprocess.run([*prefixes[1], *cut], capture_output=True, text=True)
-                    if done.returncode:
-                        self._report.figure(name, f"skipped: {done.stderr.strip()[:60]}")
-                        continue
+                    subprocess.run([*prefixes[1], *cut.split()], check=True)
                     outcome["seconds"] = job.wait(_PATIENCE)
                     outcome["codes"] = [process.poll() for process in job.processes]
                     outcome["lines"] = [job.complaints(index)[-1:] for index in (0, 1)]
