@@ -66,7 +66,8 @@ class Planned:
         if not (self.run.path / "flags.txt").is_file():
             return False
         # What may change does, when a run goes on, but for the steps: those must be reached.
-        before, wanted = self.run.flags(), self.settings.recorded()
+        wanted = self.settings.recorded()
+        before = {**flags.recorded_defaults(wanted["model"]), **self.run.flags()}
         different = [
             f"--{name} was {before.get(name, 'not there')}, is {value}"
             for name, value in wanted.items()

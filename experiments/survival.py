@@ -164,8 +164,8 @@ class Trials:
         whole = self.undisturbed("vae", "multi_worker")
         cuts = {
             "link down": "ip link set zoo1 down",
-            # The other's packets go to a network card that nobody has.
-            "packets lost": f"ip neighbour replace {_NET}.1 lladdr {_NOBODY} nud permanent dev zoo1",
+            # What is for the other goes to a network card that nobody has.
+            "packets lost": f"ip neighbour replace {_NET}.1 lladdr {_NOBODY} dev zoo1",
         }
         options = (f"--total_steps={self._options.steps}", "--checkpoint_every=5")
         for name, cut in cuts.items():

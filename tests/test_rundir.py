@@ -108,6 +108,28 @@ def test_an_empty_flag_of_a_newer_version_is_no_other_run(tmp_path):
         Run.lock(tmp_path, {"width": "4", "data_augment": "flip"})
 
 
+def test_a_flag_of_a_newer_version_had_its_default(tmp_path):
+    defaults = {"accumulate_steps": "1"}
+    with contextlib.closing(Run.lock(tmp_path, {"width": "4"})) as run:
+        run.record({"width": "4"}, {})
+    with contextlib.closing(
+        Run.lock(tmp_path, {"width": "4", "accumulate_steps": "1"}, defaults=defaults)
+    ):
+        pass
+    with pytest.raises(UsageError, match="--accumulate_steps was 1, is 2"):
+        Run.lock(tmp_path, {"width": "4", "accumulate_steps": "2"}, defaults=defaults)
+
+
+def test_a_directory_that_is_gone_is_noticed(tmp_path):
+    run = Run.lock(tmp_path / "run", {"width": "4"})
+    run.record({"width": "4"}, {})
+    run.check_there()
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="run is gone: put it back"):
+        run.check_there()
+    run.close()
+
+
 def test_flags_that_may_change_are_recorded_anew(tmp_path):
     begin(tmp_path / "run").close()
     longer = {**FLAGS, "total_steps": "20"}

@@ -168,6 +168,11 @@ def parse_training(argv: Sequence[str]) -> Settings:
     return Settings(RunFlags(**run), config)
 
 
+def recorded_defaults(model: str) -> dict[str, str]:
+    """What `Settings.recorded` gives where nothing is asked for: flags that a run does not name."""
+    return parse_training([f"--model={model}"]).recorded()
+
+
 def read_recorded(recorded: Mapping[str, str]) -> Settings:
     """Settings from what `Settings.recorded` gave."""
     return parse_training([f"--{name}={value}" for name, value in recorded.items()])

@@ -62,11 +62,13 @@ class Run:
         flags: Mapping[str, str],
         *,
         may_change: frozenset[str] = frozenset(),
+        defaults: Mapping[str, str] | None = None,
         overwrite: bool = False,
     ) -> "Run":
         """Claims the directory for this process, until `close`; nothing else changes in it.
 
-        Flags in `may_change` may differ from those of the run that it holds. UsageError if another
+        Flags in `may_change` may differ from those of the run that it holds; one that an older
+        version did not know had its default. UsageError if another
         process trains in it, if other flags differ and not `overwrite`, if it holds something
         that is no run, or if it cannot be written.
         """
@@ -76,7 +78,7 @@ class Run:
             run._take_lock()
             if run._is_run():
                 if not overwrite:
-                    run._check_flags(flags, may_change)
+                    run._check_flags(flags, may_change, defaults or {})
             elif run._foreign():
                 raise UsageError(
                     f"{run.path} is not a run directory and not empty: choose another --run_dir"
@@ -202,12 +204,22 @@ class Run:
             ) from None
         self._lock = lock
 
-    def _check_flags(self, flags: Mapping[str, str], may_change: frozenset[str]) -> None:
-        before = self.flags()
+    def check_there(self) -> None:
+        """UsageError if the directory was moved or removed since `record`."""
+        if not self._is_run():
+            raise UsageError(
+                f"the run directory {self.path} is gone: put it back, then run the same command "
+                "again"
+            )
+
+    def _check_flags(
+        self, flags: Mapping[str, str], may_change: frozenset[str], defaults: Mapping[str, str]
+    ) -> None:
+        before = {**defaults, **self.flags()}
         different = [
             f"--{name} was {before.get(name, 'not there')}, is {flags.get(name, 'not there')}"
             for name in sorted(before.keys() | flags.keys())
-            # One that a newer version has, and that is empty, changes nothing.
+            # One that a newer version has not, and that was empty, changed nothing.
             if name not in may_change and before.get(name, "") != flags.get(name, "")
         ]
         if different:

@@ -67,6 +67,7 @@ def main(argv: list[str]) -> int:
                 settings.run.run_dir,
                 settings.recorded(),
                 may_change=flags.MAY_CHANGE,
+                defaults=flags.recorded_defaults(settings.run.model),
                 overwrite=settings.run.overwrite,
             )
             stack.callback(run.close)
@@ -342,6 +343,8 @@ def _run_loop(
     with contextlib.closing(Progress(options.model, options.total_steps, start)) as progress:
 
         def on_block(block) -> None:
+            if devices.chief:
+                run.check_there()
             scalars(block)
             progress.update(block.step, block.scalars)
 
