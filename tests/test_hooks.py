@@ -12,12 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import (  # noqa: E4
     EventAccumulator,
 )
 
+from experiments import measure  # noqa: E402
 from zoo import hooks, pictures  # noqa: E402
 from zoo.adversarial import JUDGED_AFTER  # noqa: E402
 from zoo.checkpoints import Best  # noqa: E402
 from zoo.data import glyphs  # noqa: E402
 from zoo.generative import interpolate, row_seeds, sample_images, to_uint8  # noqa: E402
-from zoo.loop import CollapseError  # noqa: E402
+from zoo.loop import Block, CollapseError  # noqa: E402
 from zoo.metrics.quality import SampleQuality  # noqa: E402
 from zoo.models import cgan, vae  # noqa: E402
 
@@ -185,3 +186,18 @@ def test_the_projector_files_fit_together(tmp_path):
     with pictures.Image.open(tmp_path / "thumbnails.png") as sprite:
         assert sprite.size == (24, 24)  # 3 x 3 places for 7 thumbnails
         assert (np.asarray(sprite)[:8, 8:16] == data["image"][1, ..., 0]).all()
+
+
+def test_scalars_of_many_blocks_take_no_memory(tmp_path):
+    """TensorFlow's eager constants keep every different Python float: 5 MiB of these calls."""
+    scalars = hooks.Scalars(tf.summary.create_file_writer(str(tmp_path)), 4)
+
+    def call(number: int) -> None:
+        scalars(Block(number, {"loss": number / 7, "kl": number / 11}, number / 13, 0.1))
+
+    for number in range(500):
+        call(number)
+    before = measure.resident_bytes()
+    for number in range(500, 2500):
+        call(number)
+    assert measure.resident_bytes() - before < 2 * 2**20

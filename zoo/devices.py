@@ -89,10 +89,11 @@ class Devices:
         """Of the value that each worker gives; all must call it, and all get the same."""
         if self.num_workers == 1:
             return value
-        import tensorflow as tf
+        import numpy as np
 
         # Assigned outside of replicas, it is divided by their number; read there, summed.
-        self._means.assign(tf.constant(value, tf.float64))
+        # As an array: of Python's numbers TensorFlow keeps each different one for ever.
+        self._means.assign(np.asarray(value, np.float64))
         return float(self._means.read_value().numpy())
 
     def any(self, value: bool) -> bool:

@@ -38,14 +38,24 @@ class Scalars:
         self._writer, self._batch_size = writer, batch_size
 
     def __call__(self, block: Block) -> None:
-        with self._writer.as_default(step=block.step):
-            for name, value in block.scalars.items():
-                tf.summary.scalar(name, value)
-            tf.summary.scalar("speed/steps_per_second", block.steps_per_second)
-            tf.summary.scalar("speed/images_per_second", block.steps_per_second * self._batch_size)
-            tf.summary.scalar("speed/share_waiting_for_data", block.input_wait)
-            tf.summary.scalar("process/processor_seconds", time.process_time())
-            tf.summary.scalar("process/peak_mebibytes", _peak_bytes() / 2**20)
+        scalars = {
+            **block.scalars,
+            "speed/steps_per_second": block.steps_per_second,
+            "speed/images_per_second": block.steps_per_second * self._batch_size,
+            "speed/share_waiting_for_data": block.input_wait,
+            "process/processor_seconds": time.process_time(),
+            "process/peak_mebibytes": _peak_bytes() / 2**20,
+        }
+        _write_scalars(self._writer, block.step, scalars)
+
+
+def _write_scalars(
+    writer: tf.summary.SummaryWriter, step: int, scalars: Mapping[str, float]
+) -> None:
+    # Not as Python's numbers: TensorFlow keeps each different one for ever, 800 bytes.
+    with writer.as_default(step=np.int64(step)):
+        for name, value in scalars.items():
+            tf.summary.scalar(name, np.float32(value))
 
 
 def _peak_bytes() -> int:
@@ -71,7 +81,7 @@ class Sheets:
         self._batch = {name: tf.constant(values) for name, values in batch.items()}
 
     def __call__(self, step: int, model: GenerativeModel) -> None:
-        with self._writer.as_default(step=step):
+        with self._writer.as_default(step=np.int64(step)):
             for name, sheet in model.sheets(self._batch).items():
                 picture = pictures.grid(to_uint8(np.asarray(sheet.images)), sheet.columns)
                 path = self._directory / f"step-{step:08d}-{name}.png"
@@ -105,9 +115,8 @@ class Evaluate:
         if self._quality:
             name = self._quality.frechet_name
             samples = sample_measures(model, self._quality, PERIODIC_SAMPLES)
-        with self._writer.as_default(step=step):
-            for key, value in (*measures.items(), *_prefixed("samples", samples).items()):
-                tf.summary.scalar(key, value)
+        _write_scalars(self._writer, step, {**measures, **_prefixed("samples", samples)})
+        with self._writer.as_default(step=np.int64(step)):
             for key, values in model.histograms(next(_batches(self._examples))).items():
                 tf.summary.histogram(key, values)
         measures |= samples
