@@ -122,7 +122,7 @@ def _chain(
             log = directory / f"run{number}-{len(left)}"
             with tempfile.TemporaryDirectory() as cache:
                 # A worker whose peer is killed before it has come ends in time, too.
-                fresh = {"ZOO_WAIT_SECONDS": "45"}
+                fresh = {"ZOO_WAIT_SECONDS": "30"}
                 if moment == "drawing":
                     fresh["ZOO_CACHE_DIR"] = cache
                 with jobs.train(model, strategy, run.path, log, *options, environment=fresh) as job:

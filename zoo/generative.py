@@ -348,7 +348,9 @@ class GenerativeModel(keras.Model):
         count = self.accumulate_steps
         if count == 1:
             return self._pass(batch, noise, names)
-        size = batch_size(batch) // count
+        size, rest = divmod(batch_size(batch), count)
+        if isinstance(rest, int) and rest:
+            raise ValueError(f"a batch of {count * size + rest} does not divide into {count} parts")
         sums: Any = None
         for number in range(count):
             part = {name: values[number * size :][:size] for name, values in batch.items()}
