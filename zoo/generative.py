@@ -348,9 +348,10 @@ class GenerativeModel(keras.Model):
         count = self.accumulate_steps
         if count == 1:
             return self._pass(batch, noise, names)
-        size, rest = divmod(batch_size(batch), count)
-        if isinstance(rest, int) and rest:
-            raise ValueError(f"a batch of {count * size + rest} does not divide into {count} parts")
+        whole = batch_size(batch)
+        if isinstance(whole, int) and whole % count:
+            raise ValueError(f"a batch of {whole} does not divide into {count} parts")
+        size = whole // count
         sums: Any = None
         for number in range(count):
             part = {name: values[number * size :][:size] for name, values in batch.items()}
