@@ -206,7 +206,7 @@ def test_what_training_refuses():
     assert "Did you mean: latent_dim" in refusal("--model=vae", "--lattent_dim=4")
     assert "Did you mean: total_steps" in refusal("--model=vae", "--total_step=4")
     assert "'glyphs'" in refusal("--model=vae", "glyphs")
-    assert "float32|bfloat64" in refusal("--model=vae", "--precision=float16")
+    assert "float32|bfloat16|float16" in refusal("--model=vae", "--precision=half")
     for name in ("total_steps", "batch_size", "steps_per_loop", "checkpoint_every", "image_size"):
         for value in ("0", "-3"):
             assert f"--{name}={value}" in refusal("--model=vae", f"--{name}={value}")
