@@ -206,17 +206,10 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
             if devices.chief:
                 checkpoints.save(0)
         try:
-            received = _run_loop(settings, data, model, examples, run, checkpoints, best, devices)
-        except tf.errors.OpError as error:
-            if devices.num_workers == 1 or not isinstance(error, _peer_errors(tf)):
-                raise
-            print(
-                f"error: another worker is gone ({reason(error)}): start all workers again, and "
-                "the run goes on from its last checkpoint",
-                file=sys.stderr,
-                flush=True,
-            )
-            os._exit(1)  # what takes down a broken cluster in order may hang, or complain
+            with _ending_with_the_others(devices):
+                received = _run_loop(
+                    settings, data, model, examples, run, checkpoints, best, devices
+                )
         except TrainingFailure as error:
             if not devices.chief:
                 return 1
@@ -237,14 +230,29 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
             print("Evaluating on the test split", flush=True)
             metrics = _finish(settings, data, examples["test"], run, model, best)
             _report(run, metrics, model.draws)
-        devices.any(False)  # the others wait: a worker that leaves ends the job of all
+        with _ending_with_the_others(devices):
+            devices.any(False)  # the others wait: a worker that leaves ends the job of all
     return 0
 
 
-def _peer_errors(tf) -> tuple[type[Exception], ...]:
-    """What a collective operation ends with when another worker is gone."""
+@contextlib.contextmanager
+def _ending_with_the_others(devices: Devices) -> Iterator[None]:
+    """Ends this process, with one line, when a collective operation says that a worker is gone."""
+    import tensorflow as tf
+
     names = ("Unavailable", "Aborted", "Cancelled", "DeadlineExceeded", "Internal")
-    return tuple(getattr(tf.errors, f"{name}Error") for name in names)
+    try:
+        yield
+    except tuple(getattr(tf.errors, f"{name}Error") for name in names) as error:
+        if devices.num_workers == 1:
+            raise
+        print(
+            f"error: another worker is gone ({reason(error)}): start all workers again, and the "
+            "run goes on from its last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # what takes down a broken cluster in order may hang, or complain
 
 
 def _times(number: int) -> str:
