@@ -44,7 +44,14 @@ class Victim:
         return self._then(lambda: jobs.steps(self._run.path) != self._first, 0.5)
 
     def _saving(self) -> bool:
-        return self._then(lambda: any(self._run.checkpoints.glob("saving*")), 0.002)
+        # Not what an earlier kill left: that lies there until this job has begun.
+        return self._then(lambda: self._begun() and self._saves(), 0.002)
+
+    def _begun(self) -> bool:
+        return self._job.said("Resuming from step") or self._job.said(" examples\n")
+
+    def _saves(self) -> bool:
+        return any(self._run.checkpoints.glob("saving*"))
 
     def _hooks(self) -> bool:
         return self._then(lambda: not set(self._run.samples.glob("*")) <= self._sheets, 0.5)
