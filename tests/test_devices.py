@@ -155,6 +155,17 @@ def test_a_wait_that_is_no_number_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_shares_of_a_batch_in_parts_equal_the_whole(tmp_path):
+    """A model without batch statistics; the parts' rounding is what 20 steps make of it."""
+    small = ("--model=gan", "--hidden=8", "--maxout_units=4", "--latent_dim=4")
+    few = ("--batch_size=8", "--total_steps=20", "--eval_every=100", "--sample_every=100")
+    parts = ("--strategy=mirrored", "--num_devices=2", "--accumulate_steps=2")
+    assert_done(run("zoo.train", *small, *few, f"--run_dir={tmp_path / 'whole'}"))
+    assert_done(run("zoo.train", *small, *few, *parts, f"--run_dir={tmp_path / 'parts'}"))
+    assert_same_up_to_rounding(weights(tmp_path / "whole", 20), weights(tmp_path / "parts", 20))
+
+
+@pytest.mark.slow
 def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tmp_path):
     workers = start_workers(2, tmp_path / "run", *FEW)
     outputs = [worker.communicate(timeout=300) for worker in workers]

@@ -49,7 +49,8 @@ class RunFlags:
     """Examples a step; the model's own default."""
     accumulate_steps: int = 1
     """Parts that a batch is computed in, one after the other, where its memory does not suffice for
-    the whole: the same step, but that batch normalization sees one part at a time."""
+    the whole: the same step, but that batch normalization, and the mixture of a VAE, see one part
+    at a time."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of matrix products, convolutions and what lies between them. In float32 stay: weights,
     averages and optimizers, normalization statistics, the singular values of spectral_norm, losses
