@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from commands import ROOT, assert_refused, run
 
 from experiments import jobs, kills, soak
 from experiments.bench import Report
-from zoo import runtime
+from zoo import hooks, runtime
 from zoo.checkpoints import Checkpoints
+from zoo.loop import Block
 
 tf = runtime.import_tensorflow()
 
@@ -40,6 +42,18 @@ def test_a_slope_has_its_interval():
 def test_one_block_a_minute_is_kept():
     blocks = [(1000.0 + 25 * k, 10 * k, 2.0 * k) for k in range(8)]
     assert soak.minutely(blocks) == [(0.0, 0, 0.0), (75.0, 30, 6.0), (125.0, 50, 10.0)]
+
+
+def test_processor_seconds_are_read_from_a_run(tmp_path):
+    writer = tf.summary.create_file_writer(os.fspath(tmp_path))
+    scalars = hooks.Scalars(writer, 4)
+    scalars(Block(3, {"loss": 1.0}, 2.0, 0.1))
+    scalars(Block(9, {"loss": 1.0}, 2.0, 0.1))
+    writer.flush()
+    (first, three, before), (second, nine, after) = soak.processor_seconds(tmp_path)
+    assert (three, nine) == (3, 9)
+    assert 0 < before <= after <= time.process_time()
+    assert first <= second <= time.time()
 
 
 def judged(resident, handles=8) -> dict[str, bool]:
