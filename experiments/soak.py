@@ -60,6 +60,7 @@ def calm_look(process: int, began: float) -> Look:
 def processor_seconds(directory: pathlib.Path) -> list[tuple[float, int, float]]:
     """(wall time, step, processor seconds so far) after each block, from TensorBoard's files."""
     from tensorboard.backend.event_processing import directory_loader, event_file_loader
+    from tensorboard.util import tensor_util
 
     loader = directory_loader.DirectoryLoader(
         os.fspath(directory), event_file_loader.TimestampedEventFileLoader
@@ -68,7 +69,8 @@ def processor_seconds(directory: pathlib.Path) -> list[tuple[float, int, float]]
     for event in loader.Load():
         for value in event.summary.value:
             if value.tag == "process/processor_seconds":
-                found.append((event.wall_time, event.step, value.tensor.float_val[0]))
+                seconds = tensor_util.make_ndarray(value.tensor).item()
+                found.append((event.wall_time, event.step, seconds))
     return found
 
 
