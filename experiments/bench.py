@@ -126,6 +126,15 @@ class Report:
         print(f"| {' | '.join(padded)} |", flush=True)
 
 
+def write(out: pathlib.Path, figures: dict[str, Any]) -> None:
+    """As JSON, whole or not at all; UsageError if that cannot be."""
+    try:
+        files.write(out, json.dumps(figures, indent=2).encode() + b"\n")
+    except OSError as error:
+        words = f"cannot write {out}: {error.strerror}; choose another --out"
+        raise UsageError(words) from error
+
+
 def main(argv: list[str]) -> int:
     """Measures, prints and writes; returns the exit code."""
     options = flags.parse_options(BenchFlags, _USAGE, argv)
@@ -149,11 +158,7 @@ def main(argv: list[str]) -> int:
     for name in listed(options.parts):
         figures[name], checks = processes.fresh(_measure, name, options)
         figures["checks"] += [{"part": name, **check} for check in checks]
-        try:
-            files.write(out, json.dumps(figures, indent=2).encode() + b"\n")
-        except OSError as error:
-            words = f"cannot write {out}: {error.strerror}; choose another --out"
-            raise UsageError(words) from error
+        write(out, figures)
     met = sum(check["passed"] for check in figures["checks"])
     print(f"\n{met} of {len(figures['checks'])} targets met" if figures["checks"] else "")
     print(f"All figures: {out}")

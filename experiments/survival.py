@@ -10,7 +10,6 @@ soak       an hour of training: memory, handles, threads and processor time stay
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import shutil
@@ -19,8 +18,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from zoo import files, flags, rundir
-from zoo.errors import UsageError, check_positive, unknown
+from experiments import bench
+from zoo import flags, rundir
+from zoo.errors import check_positive, unknown
 from zoo.models import names
 
 CHECKS = ("kills", "equality", "network", "faults", "soak")
@@ -52,17 +52,12 @@ class SurvivalFlags:
 
     def __post_init__(self):
         check_positive(kills=self.kills, steps=self.steps, minutes=self.minutes)
-        for name in self.chosen(self.checks):
+        for name in bench.listed(self.checks):
             if name not in CHECKS:
                 raise unknown("check", name, CHECKS)
-        for name in (*self.chosen(self.models), self.soak_model):
+        for name in (*bench.listed(self.models), self.soak_model):
             if name not in names():
                 raise unknown("model", name, names())
-
-    @staticmethod
-    def chosen(text: str) -> list[str]:
-        """The names in a list flag."""
-        return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def main(argv: list[str]) -> int:
@@ -76,23 +71,16 @@ def main(argv: list[str]) -> int:
 
     def keep(name: str, found: Any) -> None:
         figures[name] = found
-        try:
-            files.write(out, json.dumps(figures, indent=1).encode() + b"\n")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {out}: {error.strerror}; choose another --out"
-            ) from error
+        bench.write(out, figures)
 
     keep("flags", dataclasses.asdict(options))
     from zoo import runtime
 
     runtime.import_tensorflow()
-    from experiments import bench
-
     report = bench.Report()
     with tempfile.TemporaryDirectory() as directory:
         trials = Trials(options, pathlib.Path(directory), report)
-        for check in options.chosen(options.checks):
+        for check in bench.listed(options.checks):
             report.title(check)
             getattr(trials, check)(functools.partial(keep, check))
     keep("checks", report.checks)
@@ -104,7 +92,7 @@ class Trials:
 
     def __init__(self, options: SurvivalFlags, directory: pathlib.Path, report):
         self._options, self._directory, self._report = options, directory, report
-        self._models = options.chosen(options.models) or list(names())
+        self._models = bench.listed(options.models) or list(names())
 
     @functools.cache  # noqa: B019  # it lives as long as the command
     def undisturbed(self, model: str, strategy: str, workers: int = 2, steps: int = 0):

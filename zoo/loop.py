@@ -167,7 +167,9 @@ class Loop:
             if self.profile and step == self.profile.first:
                 tf.profiler.experimental.start(self.profile.directory)
                 profiling.callback(tf.profiler.experimental.stop)
-            block = self.run_block(min(longest, self._steps_until_due(step)))
+            # A name and number that the profiler takes for a step's.
+            with tf.profiler.experimental.Trace("train", step_num=step, _r=1):
+                block = self.run_block(min(longest, self._steps_until_due(step)))
             longest = max(1, int(block.steps_per_second * BLOCK_SECONDS))
             previous, step = step, block.step
             if self.profile and step == self.profile.last:
@@ -249,9 +251,7 @@ class Loop:
         self._sums.assign(tf.zeros_like(self._sums.read_value()))
         self._waited.assign(0.0)
         start = time.perf_counter()
-        # A name and number that the profiler takes for a step's.
-        with tf.profiler.experimental.Trace("train", step_num=self.model.step.numpy(), _r=1):
-            self._block(self._iterator, tf.constant(num_steps, tf.int64))
+        self._block(self._iterator, tf.constant(num_steps, tf.int64))
         step = int(self.model.step.numpy())
         # The length of the next block follows it, and must be the same for all workers.
         seconds = self.devices.mean(time.perf_counter() - start)
