@@ -106,28 +106,23 @@ def measure_cell(cell: Cell, began: float) -> dict[str, Any]:
     devices = Devices.set_up(cell.strategy, halves)
     import tensorflow as tf
 
-    from experiments import measure
-    from zoo import restore
-    from zoo.data import source, styles
+    from experiments import measure, steps
+    from zoo.data import styles
 
-    data = source.load(settings.run.dataset, settings.run.image_size)
-    pictures = styles.of_config(settings.config)
-    class_names = pictures.names if pictures else data.class_names
     with devices.strategy.scope():
-        model = restore.build_model(settings, data.image_shape, class_names)
-        model.prepare()
+        model, _, pictures = steps.prepare(settings)
     batch_size = cell.batch_size * model.batches_per_step
-    examples = measure.made_up(_EXAMPLES_IN_BATCHES * batch_size, data.image_shape)
+    examples = measure.made_up(_EXAMPLES_IN_BATCHES * batch_size, model.image_shape)
     if pictures:
         styles.add_to({"train": examples}, pictures, False)
     loop = measure.make_loop(model, examples, batch_size, devices=devices)
     called = time.monotonic()
     loop.run_block(1)
     first = time.monotonic()
-    steps = max(1, round(cell.seconds * loop.run_block(3).steps_per_second))
+    count = max(1, round(cell.seconds * loop.run_block(3).steps_per_second))
     blocks, resident = [], []
     for _ in range(_ROUNDS):
-        blocks.append(loop.run_block(steps))
+        blocks.append(loop.run_block(count))
         resident.append(measure.resident_bytes())
     gpus = range(len(tf.config.list_logical_devices("GPU")))
     of_gpus = [tf.config.experimental.get_memory_info(f"GPU:{number}") for number in gpus]

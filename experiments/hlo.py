@@ -110,7 +110,7 @@ def export(
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
     kind: Literal["float32", "bfloat16"] = "bfloat16" if precision == "bfloat16" else "float32"
     run = dataclasses.replace(settings.run, precision=kind)
-    model, specs = steps.prepare(dataclasses.replace(settings, run=run))
+    model, specs, _ = steps.prepare(dataclasses.replace(settings, run=run))
     names = sorted(specs)
 
     def step(*batch):

@@ -178,7 +178,7 @@ def load_peer(path: str) -> Callable[..., dict[str, Runner]]:
     return module.contenders
 
 
-def made_up(count: int, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+def made_up(count: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """So many pictures of noise, all of class 0."""
     generator = np.random.Generator(np.random.PCG64(0))
     images = generator.integers(0, 256, (count, *image_shape), dtype=np.uint8)

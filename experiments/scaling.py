@@ -190,7 +190,7 @@ def count(suite: str) -> dict[str, dict[str, Any]]:
     for run in suites.load(suites.find(suite), pathlib.Path("unused")).runs:
         strategy = make(("/device:CPU:0", "/device:CPU:1"))
         with strategy.scope():
-            model, specs = steps.prepare(run.settings)
+            model, specs, _ = steps.prepare(run.settings)
         rows = 2 * model.batches_per_step
         batch = {
             name: tf.zeros([rows, *spec["shape"]], spec["dtype"]) for name, spec in specs.items()

@@ -13,6 +13,8 @@ class Step(NamedTuple):
     model: GenerativeModel
     specs: dict[str, dict[str, Any]]
     """Batch key -> of one example: `shape`, `dtype`, and `below`, which its values are."""
+    pictures: styles.Styles | None
+    """The styles that it learns, if it does."""
 
 
 def prepare(settings: flags.Settings) -> Step:
@@ -36,4 +38,5 @@ def prepare(settings: flags.Settings) -> Step:
             }
             for name, shape in specs.items()
         },
+        pictures,
     )
