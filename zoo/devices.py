@@ -7,8 +7,10 @@ rounding. The chief alone, worker 0, writes the run directory, which all workers
 """
 
 import contextlib
+import faulthandler
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +24,12 @@ _EXAMPLE = (
     """"task": {"type": "worker", "index": 0}}'"""
 )
 
+# Its standard input ends with the wait, or with the process that waits.
+_SAY_AFTER = """
+import select, sys
+if not select.select([sys.stdin], [], [], float(sys.argv[1]))[0]:
+    print(sys.argv[2], file=sys.stderr, flush=True)
+"""
 WAIT_SECONDS = 600.0
 """How long for workers that have not come yet; ZOO_WAIT_SECONDS in the environment changes it."""
 
@@ -156,33 +164,33 @@ def _cluster(strategy: str) -> Cluster | None:
 def _bounded(cluster: Cluster) -> Iterator[None]:
     """Ends this process, with one line, if the wait within takes too long.
 
-    TensorFlow waits for an hour, and no signal that Python handles reaches it there.
+    TensorFlow waits for an hour, and keeps Python's lock: neither a thread nor a signal that Python
+    handles gets a turn. So another process has the last word, and faulthandler's thread ends this
+    one (exit code 1), for it needs no lock.
     """
     text = os.environ.get("ZOO_WAIT_SECONDS", "") or str(WAIT_SECONDS)
     try:
         seconds = float(text)
-        if not 0 < seconds <= threading.TIMEOUT_MAX:
+        if not 0 < seconds <= threading.TIMEOUT_MAX - 1.0:
             raise ValueError
     except ValueError:
         raise UsageError(f"ZOO_WAIT_SECONDS={text}: expected a number of seconds") from None
 
-    def give_up() -> None:
-        print(
-            f"error: not all workers have come within {seconds:g} seconds: expected those of "
-            f"TF_CONFIG, {', '.join(cluster.workers)}, this one number {cluster.number}; start all "
-            "of them, each able to reach the others, or wait longer with ZOO_WAIT_SECONDS",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(1)
-
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    words = (
+        f"error: not all workers have come within {seconds:g} seconds: expected those of "
+        f"TF_CONFIG, {', '.join(cluster.workers)}, this one number {cluster.number}; start all "
+        "of them, each able to reach the others, or wait longer with ZOO_WAIT_SECONDS"
+    )
+    command = [sys.executable, "-I", "-S", "-c", _SAY_AFTER, str(seconds), words]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True),
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
+    ):
+        faulthandler.dump_traceback_later(seconds + 1.0, exit=True, file=nowhere)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _make(tf, strategy: str, num_devices: int, cluster: Cluster | None):
