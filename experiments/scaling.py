@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from zoo.errors import UsageError, reason
 
 NUMBERS = pathlib.Path(__file__).with_name("scaling.json")
 GPUS = (8, 64, 512)
-KINDS = ("statistics", "norms", "gradients")
+KINDS = ("statistics", "gradients")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,7 @@ def tables(numbers: Mapping[str, Any], steps: Mapping[str, Compute], source: str
     network = Network(**numbers["network"])
     each, shared = numbers["batch_each"], numbers["batch_shared"]
     lines = [
-        "| model | parameters | collectives a step | of them statistics, norms, gradients "
+        "| model | parameters | collectives a step | of them statistics, gradients "
         "| MB a step | of them gradients |",
         "|---|---|---|---|---|---|",
     ]
@@ -205,29 +204,21 @@ def count(suite: str) -> dict[str, dict[str, Any]]:
             for operation in step.get_concrete_function().graph.get_operations()
             if operation.type.startswith("CollectiveReduce") and operation.device.endswith("CPU:0")
         ]
-        # Those of an optimizer are in a scope of its name, with numbers from the second time on.
-        kinds = {type(optimizer).__name__.lower() for optimizer in model.optimizers.values()}
-        scope = re.compile(rf"({'|'.join(kinds)})(_\d+)*/")
         found[run.name] = {
             "parameters": model.count_params(),
             "collectives": _by_kind(
-                [(bool(scope.match(one.name)), one.inputs[0]) for one in reductions]
+                [("sum_of_gradients" in one.name, one.inputs[0]) for one in reductions]
             ),
         }
     return found
 
 
 def _by_kind(reductions: Sequence[tuple[bool, Any]]) -> dict[str, list[tuple[int, int]]]:
-    """(whether an optimizer asks for it, tensor) -> kind -> (how many, bytes), largest first.
-
-    A reduction as large as one of an optimizer's is that of the same gradients, for their norm.
-    """
-    sizes = [(own, tensor.dtype.size * tensor.shape.num_elements()) for own, tensor in reductions]
-    gradients = {size for own, size in sizes if own}
+    """(whether it sums gradients, tensor) -> kind -> (how many, bytes), largest first."""
     kinds: dict[str, Counter[int]] = {kind: Counter() for kind in KINDS}
-    for own, size in sizes:
-        kind = "gradients" if own else "norms" if size in gradients else "statistics"
-        kinds[kind][size] += 1
+    for of_gradients, tensor in reductions:
+        size = tensor.dtype.size * tensor.shape.num_elements()
+        kinds["gradients" if of_gradients else "statistics"][size] += 1
     return {
         kind: [(sizes[size], size) for size in sorted(sizes, reverse=True)]
         for kind, sizes in kinds.items()

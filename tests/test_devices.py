@@ -188,11 +188,12 @@ from zoo.devices import Devices
 strategy = Devices.set_up("mirrored", 2).strategy
 import tensorflow as tf
 from zoo.layers import BatchNormalization
-from zoo.optimizers import LossScale
+from zoo.optimizers import LossScale, over_replicas, take_sums
 
 with strategy.scope():
     variable, optimizer, scale = keras.Variable([1.0]), keras.optimizers.SGD(1.0), LossScale("loss")
     optimizer.build([variable])
+    take_sums(optimizer)
     norm = BatchNormalization(moving=False, affine=False)
     alone = BatchNormalization(moving=False, affine=False)
     alone.synchronized = False
@@ -201,7 +202,9 @@ with strategy.scope():
 def update(gradients):
     def of_replica():
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return scale.apply(optimizer, [tf.gather(gradients, [number])], [variable])
+        summed, none = over_replicas([tf.gather(gradients, [number]), None])
+        assert none is None
+        return scale.apply(optimizer, [summed], [variable])
     return strategy.experimental_local_results(strategy.run(of_replica))[0]
 
 @tf.function

@@ -269,7 +269,7 @@ class AdversarialModel(GenerativeModel):
         elif "generator" not in objectives:
             del scalars["generator"]
         for name in objectives:
-            norm = _norm_over_replicas(gradients[name])
+            norm = tf.linalg.global_norm(gradients[name])
             if self.loss_scales:  # an update that is skipped has none
                 norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
             scalars[f"{name}_gradient_norm"] = norm
@@ -392,14 +392,6 @@ _TRUNCATIONS = {
 
 def _normal_cdf(values: tf.Tensor) -> tf.Tensor:
     return 0.5 * tf.math.erfc(-values * math.sqrt(0.5))
-
-
-def _norm_over_replicas(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The norm of the gradients' sum over replicas, which is what the optimizer will apply."""
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
-    return tf.linalg.global_norm(gradients)
 
 
 def optimizers(

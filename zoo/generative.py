@@ -8,6 +8,7 @@ the same `train_step`, and end in the same weights.
 Shape letters: B examples on this replica, H W C image height, width, channels, N samples.
 """
 
+import contextlib
 import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from zoo.optimizers import LossScale
+from zoo.optimizers import LossScale, over_replicas, take_sums
 
 SAMPLE_CHUNK = 64
 
@@ -321,6 +322,7 @@ class GenerativeModel(keras.Model):
             )
         for name, optimizer in optimizers.items():
             optimizer.build(variables[name])
+            take_sums(optimizer)
         self._evaluation_means = [keras.metrics.Mean(name) for name in self.evaluation_names]
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=next(iter(optimizers.values())), **kwargs)
@@ -344,7 +346,14 @@ class GenerativeModel(keras.Model):
     def _gradients(
         self, batch: dict[str, tf.Tensor], noise: Noise, names: Sequence[str]
     ) -> tuple[dict[str, list[tf.Tensor]], dict[str, tf.Tensor]]:
-        """These objectives' gradients, this replica's share, and the means of all scalars."""
+        """These objectives' gradients, of all replicas, and this one's means of all scalars."""
+        gradients, scalars = self._passes(batch, noise, names)
+        return over_replicas(gradients), scalars
+
+    def _passes(
+        self, batch: dict[str, tf.Tensor], noise: Noise, names: Sequence[str]
+    ) -> tuple[dict[str, list[tf.Tensor]], dict[str, tf.Tensor]]:
+        """The same, but this replica's share of the gradients."""
         count = self.accumulate_steps
         if count == 1:
             return self._pass(batch, noise, names)
@@ -369,11 +378,18 @@ class GenerativeModel(keras.Model):
         self, batch: dict[str, tf.Tensor], noise: Noise, names: Sequence[str]
     ) -> tuple[dict[str, list[tf.Tensor]], dict[str, tf.Tensor]]:
         variables = self.objective_variables()
-        with tf.GradientTape(persistent=len(names) > 1) as tape:
+        # Each sees its own variables alone. One for all would go back through what others move,
+        # which TensorFlow cannot leave out where replicas share statistics.
+        tapes = {name: tf.GradientTape(watch_accessed_variables=False) for name in names}
+        with contextlib.ExitStack() as stack:
+            for name, tape in tapes.items():
+                stack.enter_context(tape)
+                for variable in variables[name]:
+                    tape.watch(variable.value)
             losses = self.compute_losses(batch, noise, training=True)
-            # Optimizers sum over replicas: each contributes its share of the global mean.
+            # Summed over replicas: each contributes its share of the global mean.
             shares = {name: self._share(name, losses.objectives[name]) for name in names}
-        gradients = {name: tape.gradient(shares[name], variables[name]) for name in names}
+        gradients = {name: tapes[name].gradient(shares[name], variables[name]) for name in names}
         for name, scale in self.loss_scales.items():
             if name in names:
                 gradients[name] = scale.unscale(gradients[name])

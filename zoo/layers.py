@@ -40,11 +40,12 @@ class BatchNormalization(keras.layers.Layer):
             )
         if self.moving:
             options = {"trainable": False, "dtype": "float32", "autocast": False}
+            first = "only_first_replica"  # all have the same
             self.moving_mean = self.add_weight(
-                shape=channels, initializer="zeros", aggregation="mean", name="mean", **options
+                shape=channels, initializer="zeros", aggregation=first, name="mean", **options
             )
             self.moving_variance = self.add_weight(
-                shape=channels, initializer="ones", aggregation="mean", name="variance", **options
+                shape=channels, initializer="ones", aggregation=first, name="variance", **options
             )
 
     def call(self, values: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -67,6 +68,10 @@ class BatchNormalization(keras.layers.Layer):
             outputs, mean, variance = self._across_replicas(values, gain, offset)
         else:
             outputs, mean, variance = self._fused(values, gain, offset)
+            if self.moving and training and replicas > 1:
+                context = tf.distribute.get_replica_context()
+                own = tf.stop_gradient(tf.stack([mean, variance]))
+                mean, variance = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.MEAN, own))
         if self.moving and training:
             self._follow(self.moving_mean, mean)
             self._follow(self.moving_variance, variance)

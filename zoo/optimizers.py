@@ -31,13 +31,33 @@ class Adam(keras.optimizers.Adam):
         )
 
 
+def over_replicas(gradients):
+    """Any structure of tensors or None -> their sums over all replicas, in one exchange."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return gradients
+    dense = [gradient for gradient in tf.nest.flatten(gradients) if gradient is not None]
+    context = tf.distribute.get_replica_context()
+    with tf.name_scope("sum_of_gradients"):
+        sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, dense))
+    return tf.nest.map_structure(lambda g: None if g is None else next(sums), gradients)
+
+
+def take_sums(optimizer: keras.optimizers.Optimizer) -> None:
+    """From now on it applies gradients as they are, which have gone through `over_replicas`.
+
+    Keras's sum over replicas in `apply`: once more after the one that norms and loss scales need,
+    and once for each optimizer.
+    """
+    optimizer._all_reduce_sum_gradients = lambda pairs: pairs
+
+
 class LossScale:
     """Keeps the gradients of one objective within what float16 can hold; one for each optimizer.
 
     Micikevicius et al. 2018 (1710.03740, section 3.2), with the usual dynamics: the loss is
-    multiplied by the scale and the gradients divided again; where a gradient is not finite on any
-    replica, that update is skipped on all and the scale halved; after GROWS_AFTER updates without,
-    it is doubled. Keras's LossScaleOptimizer cannot be used: it asks one replica only.
+    multiplied by the scale and the gradients divided again; where one is not finite, that update is
+    skipped and the scale halved; after GROWS_AFTER updates without, it is doubled. Keras's
+    LossScaleOptimizer cannot be used: it asks one replica only.
     """
 
     INITIAL = 2.0**15
@@ -74,14 +94,12 @@ class LossScale:
     ) -> tf.Tensor:
         """Applies unscaled gradients if all are finite; returns the scale that they had.
 
-        It is NaN once none is small enough: then it is not the scale that is wrong.
+        They are sums over replicas, not finite anywhere if they are not on one. The scale is NaN
+        once none is small enough: then it is not the scale that is wrong.
         """
         context = tf.distribute.get_replica_context()
         dense = [g for g in gradients if g is not None]
-        broken = 1.0 - tf.reduce_min([tf.reduce_min(_finite(g)) for g in dense])
-        if context.num_replicas_in_sync > 1:
-            broken = context.all_reduce(tf.distribute.ReduceOp.SUM, broken)
-        finite = broken < 0.5
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in dense])
 
         def update(gradients):
             optimizer.apply(gradients, variables)
@@ -102,7 +120,3 @@ class LossScale:
         self.count.assign(tf.where(finite & ~grows, count, 0))
         self.value.assign(tf.maximum(following, self.LEAST))
         return tf.where(following < self.LEAST, float("nan"), value)
-
-
-def _finite(gradient: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.math.is_finite(gradient), tf.float32)
