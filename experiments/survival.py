@@ -131,7 +131,8 @@ class Trials:
         """
         from experiments import jobs
 
-        steps, found = self._options.steps, {}
+        steps = self._options.steps
+        found: dict[str, dict[str, float]] = {}
         for model in self._models:
             one = self.undisturbed(model, "one_device")
             others = {
@@ -140,24 +141,22 @@ class Trials:
                 "4 processes": self.undisturbed(model, "multi_worker", 4),
             }
             apart = {name: jobs.difference(one, run, steps) for name, run in others.items()}
-            targets = dict.fromkeys(apart, CLOSE)
+            other = self.undisturbed(model, "one_device", rounded="-rounded-otherwise")
+            rounding = jobs.difference(one, other, steps)
+            targets = dict.fromkeys(apart, max(CLOSE, _CHAOS * rounding))
             if max(apart.values()) > CLOSE:
-                other = self.undisturbed(model, "one_device", rounded="-rounded-otherwise")
-                rounding = jobs.difference(one, other, steps)
-                targets = dict.fromkeys(apart, max(CLOSE, _CHAOS * rounding))
-                self._report.figure(f"{model}, 1 device, rounded otherwise", f"{rounding:.1e}")
                 for few in (1, 10):
                     first = self.undisturbed(model, "one_device", 2, few)
                     second = self.undisturbed(model, "mirrored", 2, few)
                     apart[f"2 devices, {few} steps"] = jobs.difference(first, second, few)
-                found[f"{model}, rounded otherwise"] = rounding
-            found[model] = apart
-            keep(found)
+            self._report.figure(f"{model}, 1 device, rounded otherwise", f"{rounding:.1e}")
             for name, value in apart.items():
                 target = targets.get(name, CLOSE)
                 text = f"{value:.1e}"
                 passed = value <= target
                 self._report.check(f"{model}, {name}", value, text, f"{target:.0e}", passed)
+            found[model] = {**apart, "1 device, rounded otherwise": rounding}
+            keep(found)
 
     def network(self, keep) -> None:
         """A link that goes down, and one that loses what one host sends, while two train."""
