@@ -88,6 +88,7 @@ def test_wrong_numbers_are_refused(tmp_path):
 def test_collectives_are_those_of_the_graph(tmp_path):
     """Those of a conditional GAN with two discriminator updates a step."""
     from experiments import steps
+    from zoo.layers import BatchNormalization
 
     suite = tmp_path / "one.suite"
     suite.write_text("small --model=cgan --width=4 --latent_dim=4 --discriminator_steps=2\n")
@@ -97,7 +98,8 @@ def test_collectives_are_those_of_the_graph(tmp_path):
     subprocess.run([*command, f"--numbers={numbers}"], cwd=ROOT, check=True, capture_output=True)
     found = json.loads(numbers.read_text())["models"]["small"]["collectives"]
     settings = flags.parse_training(suite.read_text().split()[1:])
-    variables = steps.prepare(settings).model.objective_variables()
+    model = steps.prepare(settings).model
+    variables = model.objective_variables()
     sizes = {
         name: 4 * sum(int(np.prod(variable.shape)) for variable in of_objective)
         for name, of_objective in variables.items()
@@ -105,6 +107,14 @@ def test_collectives_are_those_of_the_graph(tmp_path):
     # All gradients of an update in one piece, float32.
     expected = sorted([[2, sizes["discriminator"]], [1, sizes["generator"]]])
     assert sorted(found["gradients"]) == expected
-    # Batch normalization: some of mean, mean square and moving averages of 4 or 8 channels.
-    assert {size for _, size in found["statistics"]} <= {4 * count for count in (4, 8, 16, 32)}
-    assert sum(count for count, _ in found["statistics"]) > 0
+    of_generator, of_discriminator = (
+        sum(isinstance(layer, BatchNormalization) for layer in net._flatten_layers())
+        for net in (model.generator, model.discriminator)
+    )
+    # Three passes of the generator, of the discriminator over real and over generated pictures,
+    # and back: twice through the discriminator's two, once through one and the generator.
+    forward = 3 * (of_generator + 2 * of_discriminator)
+    back = 2 * 2 * of_discriminator + of_discriminator + of_generator
+    assert sum(count for count, _ in found["statistics"]) == forward + back > 0
+    # Mean and mean square of 4, 8 or 16 channels.
+    assert {size for _, size in found["statistics"]} <= {4 * 2 * count for count in (4, 8, 16)}
