@@ -8,7 +8,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments import jobs
@@ -72,7 +72,7 @@ MOMENTS = ("starting", "drawing", "training", "saving", "hooks", "final")
 
 def kill_all(
     directory: pathlib.Path,
-    models: list[str],
+    cases: Sequence[tuple[str, str]],
     count: int,
     seed: int,
     steps: int,
@@ -80,11 +80,11 @@ def kill_all(
     keep: Callable[[dict[str, Any]], None],
     report: Report,
 ) -> None:
-    """So many kills, spread over models, strategies and moments; and some exports.
+    """So many kills, spread over cases and moments; and of each model an export.
 
-    reference: a finished run of a model and strategy that nobody disturbed.
+    cases: models with strategies; reference: a finished run of such a case that nobody disturbed.
     """
-    cases = [(model, strategy) for model in models for strategy in jobs.STRATEGIES]
+    models = [model for model, _ in cases]
     found: dict[str, Any] = {"kills": [], "runs": [], "exports": []}
     # One further with each round of the cases, so that every case meets every moment.
     moments = [MOMENTS[(n + n // len(cases)) % len(MOMENTS)] for n in range(count)]
@@ -95,7 +95,7 @@ def kill_all(
         part = directory / f"{model}-{strategy}"
         arguments = (model, strategy, part, chance, steps, reference(model, strategy), found)
         _chain(moments[number :: len(cases)], *arguments)
-        if strategy == jobs.STRATEGIES[0]:
+        if number == models.index(model):
             found["exports"].append(_export(model, part, chance))
         done = [
             kill for kill in found["kills"] if (kill["model"], kill["strategy"]) == cases[number]

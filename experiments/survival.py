@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from experiments import bench
+from experiments import bench, jobs
 from zoo import flags, rundir
 from zoo.errors import check_positive, unknown
 from zoo.models import names
@@ -40,6 +40,8 @@ class SurvivalFlags:
     """Which, with commas between."""
     models: str = ""
     """Which models, with commas between; all by default."""
+    strategies: str = "one_device,mirrored,multi_worker"
+    """Which strategies are killed, with commas between."""
     kills: int = 200
     """How often to kill, spread over models, strategies and moments."""
     steps: int = 200
@@ -58,6 +60,9 @@ class SurvivalFlags:
         for name in bench.listed(self.checks):
             if name not in CHECKS:
                 raise unknown("check", name, CHECKS)
+        for name in bench.listed(self.strategies):
+            if name not in jobs.STRATEGIES:
+                raise unknown("strategy", name, jobs.STRATEGIES)
         for name in (*bench.listed(self.models), self.soak_model):
             if name not in names():
                 raise unknown("model", name, names())
@@ -102,8 +107,6 @@ class Trials:
         self, model: str, strategy: str, workers: int = 2, steps: int = 0, rounded: str = ""
     ):
         """The directory of a run that nobody disturbs; RuntimeError if it fails all the same."""
-        from experiments import jobs
-
         steps = steps or self._options.steps
         run_dir = self._directory / f"{model}-{strategy}-{workers}-{steps}{rounded}"
         more: dict[str, Any] = {"environment": _ROUNDED_OTHERWISE if rounded else {}}
@@ -119,9 +122,10 @@ class Trials:
         """See `experiments.kills`."""
         from experiments import kills
 
-        count, seed, steps = self._options.kills, self._options.seed, self._options.steps
-        arguments = (self._models, count, seed, steps, self.undisturbed, keep, self._report)
-        kills.kill_all(self._directory / "kills", *arguments)
+        options = self._options
+        cases = [(m, s) for m in self._models for s in bench.listed(options.strategies)]
+        arguments = (cases, options.kills, options.seed, options.steps, self.undisturbed)
+        kills.kill_all(self._directory / "kills", *arguments, keep, self._report)
 
     def equality(self, keep) -> None:
         """Weights and optimizers after so many steps, against those of one device.
@@ -129,8 +133,6 @@ class Trials:
         Where rounding grows beyond what is asked, as it does in a GAN, they may be as far apart as
         one device is from itself when it rounds otherwise, but not yet after ten steps.
         """
-        from experiments import jobs
-
         steps = self._options.steps
         found: dict[str, dict[str, float]] = {}
         for model in self._models:
@@ -160,8 +162,6 @@ class Trials:
 
     def network(self, keep) -> None:
         """A link that goes down, and one that loses what one host sends, while two train."""
-        from experiments import jobs
-
         if os.geteuid() != 0 or not shutil.which("ip"):
             self._report.figure("network namespaces", "skipped: needs root and ip")
             return
@@ -203,8 +203,6 @@ class Trials:
 
     def faults(self, keep) -> None:
         """What can happen to the directory of a run, on a small disk of its own."""
-        from experiments import jobs
-
         if os.geteuid() != 0:
             self._report.figure("disks", "skipped: needs root")
             return
@@ -251,16 +249,12 @@ class Trials:
 
 
 def _under_way(run_dir: pathlib.Path) -> bool:
-    from experiments import jobs
-
     return len(jobs.steps(run_dir)) > 1
 
 
 @contextlib.contextmanager
 def _two_hosts() -> Iterator[tuple[list[str], list[list[str]]]]:
     """Two network namespaces with a link between: workers' addresses, and how to start in them."""
-    from experiments import jobs
-
     names = ["zoo-host0", "zoo-host1"]
     enter = [["ip", "netns", "exec", name] for name in names]
     ports = [address.rpartition(":")[2] for address in jobs.loop_back(2)]

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 
@@ -12,10 +11,11 @@ import numpy as np
 import pytest
 from commands import SMALL, assert_done, assert_refused, run, start, wait_for
 
+from experiments import jobs
 from zoo import devices, runtime
 from zoo.errors import UsageError
 
-tf = runtime.import_tensorflow()
+runtime.import_tensorflow()
 
 FEW = ("--total_steps=40", "--checkpoint_every=20", "--eval_every=40", "--sample_every=40")
 
@@ -25,30 +25,14 @@ def config(index: int, *addresses: str, kind: str = "worker", **more) -> str:
     return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def start_workers(count: int, run_dir: pathlib.Path, *arguments: str) -> list[subprocess.Popen]:
-    addresses = [f"localhost:{port}" for port in free_ports(count)]
+    addresses = jobs.loop_back(count)
     processes = []
     for index in range(count):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TF_CONFIG", config(index, *addresses))
             processes.append(start("zoo.train", *SMALL, f"--run_dir={run_dir}", *arguments))
     return processes
-
-
-def weights(run_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
-    reader = tf.train.load_checkpoint(str(run_dir / "checkpoints" / f"step-{step}"))
-    names = reader.get_variable_to_shape_map()
-    return {name: reader.get_tensor(name) for name in names if name.startswith("state/")}
 
 
 def assert_same_up_to_rounding(one: dict, other: dict) -> None:
@@ -71,7 +55,7 @@ def test_two_devices_train_what_one_does(one_device, tmp_path):
     options = (*SMALL, "--checkpoint_every=20", "--eval_every=40", "--sample_every=40")
     both = ("--strategy=mirrored", "--num_devices=2")
     assert_done(run("zoo.train", *options, "--total_steps=40", *both, f"--run_dir={two}"))
-    assert_same_up_to_rounding(weights(one_device, 40), weights(two, 40))
+    assert_same_up_to_rounding(jobs.state(one_device, 40), jobs.state(two, 40))
     # A run may go on on other devices, and what they wrote is read on one.
     assert_done(run("zoo.train", *options, "--total_steps=44", f"--run_dir={two}"))
     assert_done(run("zoo.sample", f"--run_dir={two}", f"--out={tmp_path / 'sheet.png'}"))
@@ -135,7 +119,7 @@ def test_one_worker_agrees_with_itself():
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_worker_that_never_comes_is_not_waited_for_for_ever(index, tmp_path, monkeypatch):
-    addresses = [f"localhost:{port}" for port in free_ports(2)]
+    addresses = jobs.loop_back(2)
     monkeypatch.setenv("TF_CONFIG", config(index, *addresses))
     # Long enough for TensorFlow to begin waiting itself, in which Python has no turn.
     monkeypatch.setenv("ZOO_WAIT_SECONDS", "10")
@@ -163,7 +147,9 @@ def test_shares_of_a_batch_in_parts_equal_the_whole(tmp_path):
     parts = ("--strategy=mirrored", "--num_devices=2", "--accumulate_steps=2")
     assert_done(run("zoo.train", *small, *few, f"--run_dir={tmp_path / 'whole'}"))
     assert_done(run("zoo.train", *small, *few, *parts, f"--run_dir={tmp_path / 'parts'}"))
-    assert_same_up_to_rounding(weights(tmp_path / "whole", 20), weights(tmp_path / "parts", 20))
+    assert_same_up_to_rounding(
+        jobs.state(tmp_path / "whole", 20), jobs.state(tmp_path / "parts", 20)
+    )
 
 
 @pytest.mark.slow
@@ -173,7 +159,7 @@ def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tm
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert "Step 40, test split" in outputs[0][0]
     assert outputs[1][0].splitlines()[1:] == ["Waiting for all 2 workers"]
-    assert_same_up_to_rounding(weights(one_device, 40), weights(tmp_path / "run", 40))
+    assert_same_up_to_rounding(jobs.state(one_device, 40), jobs.state(tmp_path / "run", 40))
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {path.name for path in one_device.iterdir()}
     assert len(list((tmp_path / "run" / "train").iterdir())) == len(
@@ -194,9 +180,9 @@ with strategy.scope():
     variable, optimizer, scale = keras.Variable([1.0]), keras.optimizers.SGD(1.0), LossScale("loss")
     optimizer.build([variable])
     take_sums(optimizer)
-    norm = BatchNormalization(moving=False, affine=False)
-    alone = BatchNormalization(moving=False, affine=False)
+    norm, alone = BatchNormalization(affine=False), BatchNormalization(affine=False)
     alone.synchronized = False
+    norm.build([None, 1]), alone.build([None, 1])
 
 @tf.function
 def update(gradients):
@@ -219,19 +205,27 @@ def normalize():
 told = []
 for gradients in ([0.25, 0.5], [0.25, float("inf")], [float("nan"), 0.5], [1.0, 1.0]):
     told.append([float(update(tf.constant(gradients))), variable.numpy().tolist()[0]])
-print(json.dumps([told, [values.numpy().tolist() for values in normalize()]]))
+normal = [values.numpy().tolist() for values in normalize()]
+moving = [
+    [float(copy[0]) for copy in strategy.experimental_local_results(average.value)]
+    for layer in (norm, alone) for average in (layer.moving_mean, layer.moving_variance)
+]
+print(json.dumps([told, normal, moving]))
 """
 
 
 def test_replicas_skip_an_update_together_and_normalize_together_or_apart():
     done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    told, (together, apart) = json.loads(done.stdout.splitlines()[-1])
+    told, (together, apart), moving = json.loads(done.stdout.splitlines()[-1])
     # One replica's gradient is enough to skip; those of both are summed.
     assert told == [[2.0**15, 0.25], [2.0**15, 0.25], [2.0**14, 0.25], [2.0**13, -1.75]]
     np.testing.assert_allclose(apart, [-1, 1, -1, 1], atol=1e-4)
     deviation = np.std([-1, 1, 9, 11])
     np.testing.assert_allclose(together, (np.array([-1, 1, 9, 11]) - 5) / deviation, atol=1e-4)
+    # A tenth of the way: to all four's mean and unbiased variance; to the mean of two pairs' own.
+    np.testing.assert_allclose(moving[:2], [[0.5] * 2, [0.9 + 10.4 / 3] * 2], rtol=1e-5)
+    np.testing.assert_allclose(moving[2:], [[0.5] * 2, [0.9 + 0.2] * 2], rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -271,6 +265,6 @@ def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_
         worker.communicate(timeout=300)
     for worker in start_workers(2, tmp_path / "whole", *options, "--checkpoint_every=1000"):
         worker.communicate(timeout=300)
-    whole = weights(tmp_path / "whole", 1000)
-    for name, value in weights(run_dir, 1000).items():
+    whole = jobs.state(tmp_path / "whole", 1000)
+    for name, value in jobs.state(run_dir, 1000).items():
         np.testing.assert_array_equal(value, whole[name])
