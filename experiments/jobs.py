@@ -7,6 +7,7 @@ lost, and a job is mostly its start.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import signal
@@ -17,8 +18,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 import zoo.models
 from zoo.rundir import Run
@@ -203,5 +202,5 @@ def difference(run_dir: pathlib.Path, other: pathlib.Path, step: int) -> float:
         for name, value in one.items()
         if value.dtype.kind == "f"
     ]
-    apart, size = np.sum(squares, axis=0)
-    return float(np.sqrt(apart / size))
+    apart, size = (sum(column) for column in zip(*squares, strict=True))
+    return math.sqrt(apart / size)

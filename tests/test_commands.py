@@ -324,8 +324,11 @@ def test_code_that_changed_is_not_taken_for_damage(copy):
 
 
 def test_more_steps_go_on_from_the_last(copy, trained):
+    versions = copy / "versions.json"
+    versions.write_text(json.dumps({**json.loads(versions.read_text()), "keras": "3.0.0"}))
     done = train(copy, *TRAINED, "--total_steps=50")
-    assert_done(done)
+    assert done.returncode == 0, done
+    assert "this run goes on elsewhere (keras 3.0.0 before and" in done.stderr
     assert f"Resuming from step {STEPS}\n" in done.stdout
     assert json.loads((copy / "metrics.json").read_text())["step"] == 50
     assert "--total_steps=50\n" in (copy / "flags.txt").read_text()

@@ -68,6 +68,21 @@ def test_a_run_is_recorded_and_opened(tmp_path):
     assert not temporary_files(path)
 
 
+def test_a_run_tells_what_rounds_otherwise_than_before(tmp_path, monkeypatch):
+    run = begin(tmp_path / "run")
+    assert run.elsewhere() == ""
+    versions = run.read_json("versions.json")
+    run.write_json("versions.json", {**versions, "keras": "3.0.0", "zoo": "0", "python": "3.0"})
+    assert run.elsewhere() == f"keras 3.0.0 before and {versions['keras']} now"
+    count = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(count + 1)))
+    run.write_json("versions.json", versions)
+    name = versions["processors"].partition(" x ")[2]
+    both = f"processors {count} x {name} before and {count + 1} x {name} now"
+    assert run.elsewhere() == both
+    run.close()
+
+
 def test_a_run_that_never_began_leaves_nothing(tmp_path):
     path = tmp_path / "run"
     run = Run.lock(path, FLAGS)

@@ -42,6 +42,8 @@ _DIGESTS = "data.npy"
 _RESULTS = ("metrics.json", "evaluation.json", "evaluation.png")
 _FILES = ("data.json", _DIGESTS, "versions.json", *_RESULTS)
 _DIRECTORIES = ("checkpoints", "best", "train", "eval", "samples")
+# Computes the same up to rounding only, if it is another.
+_ROUNDING = ("processors", "tensorflow", "tensorflow-cpu", "keras")
 _PACKAGES = ("tensorflow", "tensorflow-cpu", "keras", "numpy", "pillow")
 
 
@@ -102,6 +104,18 @@ class Run:
         files.write(self.path / _FLAGS, lines.encode())
         self.write_json("data.json", data)
         self.write_json("versions.json", versions())
+
+    def elsewhere(self) -> str:
+        """What rounds otherwise now than where the run was trained last, in words; "" if nothing.
+
+        TensorFlow sums in as many parts as there are processors.
+        """
+        before, now = self.read_json("versions.json") or {}, versions()
+        return ", ".join(
+            f"{name} {before[name]} before and {now[name]} now"
+            for name in _ROUNDING
+            if name in before and name in now and before[name] != now[name]
+        )
 
     def clear(self) -> None:
         """Removes what a run has written here, but for flags.txt: `record` replaces it."""
@@ -236,7 +250,7 @@ def versions() -> dict[str, str]:
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processors": ", ".join([f"{os.cpu_count()} x {processor()}", *gpus()]),
+        "processors": ", ".join([f"{len(os.sched_getaffinity(0))} x {processor()}", *gpus()]),
     }
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

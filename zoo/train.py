@@ -173,6 +173,8 @@ def _train(settings: flags.Settings, data: source.Source, run: Run, devices: Dev
                 "choose another --run_dir or --overwrite"
             )
         print(f"Resuming from step {start}", flush=True)
+        if devices.chief and (changes := run.elsewhere()):
+            _logger.warning(f"this run goes on elsewhere ({changes}): its rounding may differ")
     examples, digests = {}, {}
     for split in ("train", "test"):
         examples[split], digests[split] = _arrays(data, split)

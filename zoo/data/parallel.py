@@ -55,7 +55,7 @@ def draw_in_parallel(
     Args:
       module_name: importable module that has such a `draw`, for which each task is independent.
       tasks: what to draw at a time; they are pickled.
-      processes: how many; as many as there are processors by default. 1, or too few tasks to
+      processes: how many; as many as it may use processors by default. 1, or too few tasks to
         share out, starts none.
       threads: in as many threads instead: for `draw` whose work Python's lock does not hold up.
         Warnings are off meanwhile.
@@ -68,7 +68,7 @@ def draw_in_parallel(
     Raises:
       whatever `draw` raises. If processes cannot be had, or die, this one draws by itself.
     """
-    processes = processes or os.cpu_count() or 1
+    processes = processes or len(os.sched_getaffinity(0))
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, 2 * processes))
     processes = min(processes, len(first) // 2)
