@@ -93,6 +93,11 @@ class Devices:
         """Devices over which a batch is divided."""
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def are_gpus(self) -> bool:
+        """Whether all devices of this process are."""
+        return all("GPU" in device for device in self.strategy.extended.worker_devices)
+
     def mean(self, value: float) -> float:
         """Of the value that each worker gives; all must call it, and all get the same."""
         if self.num_workers == 1:

@@ -109,7 +109,7 @@ class LossScale:
             each = strategy.extended.call_for_each_replica
             tf.cond(one, lambda: each(update, args=(gradients,)), lambda: None)
 
-        if context.num_replicas_in_sync == 1:
+        if tf.__internal__.distribute.strategy_supports_no_merge_call():  # one, or GPUs under XLA
             tf.cond(finite, lambda: update(gradients), lambda: None)
         else:
             # Replicas cannot meet within a condition: it has to be around all of them.

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 
 def _devices(options: flags.RunFlags) -> Devices:
-    """Those that the flags ask for; UsageError if the batch cannot be divided among them."""
+    """Those that the flags ask for; UsageError if they cannot take the batch, or XLA's programs."""
     devices = Devices.set_up(options.strategy, options.num_devices)
     shares = devices.num_replicas * options.accumulate_steps
     if options.batch_size % shares:
@@ -93,6 +93,12 @@ def _devices(options: flags.RunFlags) -> Devices:
         raise UsageError(
             f"--batch_size={options.batch_size} does not divide by {among}: "
             f"use a multiple of {shares}"
+        )
+    # In a compiled step only GPUs can meet each other.
+    if options.jit_compile and devices.num_replicas > 1 and not devices.are_gpus:
+        raise UsageError(
+            f"--jit_compile on {devices.num_replicas} devices: TensorFlow compiles such a step for "
+            "GPUs only; leave it out, or add --strategy=one_device"
         )
     return devices
 
