@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -157,11 +158,15 @@ def loop_back(count: int) -> list[str]:
     """Addresses of so many workers on this machine, on ports that are free; [""] for one."""
     if count == 1:
         return [""]
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("localhost", 0))
-        return [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    found: list[str] = []
+    while len(found) < count:
+        # Below those that the system gives to others before a worker has begun to listen.
+        address = ("localhost", random.SystemRandom().randrange(20_000, 32_000))
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(address)
+            if (name := "{}:{}".format(*address)) not in found:
+                found.append(name)
+    return found
 
 
 def steps(run_dir: pathlib.Path) -> list[int]:
