@@ -30,6 +30,7 @@ import importlib
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from experiments import processes
@@ -70,9 +71,7 @@ class BenchFlags:
             ("precision", self.precisions, fields["precision"]),
             ("strategy", self.strategies, fields["strategy"]),
         ):
-            for value in listed(values):
-                if value not in known:
-                    raise unknown(kind, value, known)
+            check_listed(kind, values, known)
         for size in listed(self.batch_sizes):
             if not size.isdecimal():
                 raise UsageError(f"--batch_sizes={size}: expected whole numbers between commas")
@@ -83,6 +82,13 @@ class BenchFlags:
         for name in ("parts", "precisions", "strategies"):
             if not listed(getattr(self, name)):
                 raise UsageError(f"--{name} is empty: expected names between commas")
+
+
+def check_listed(kind: str, values: str, known: Iterable[str]) -> None:
+    """UsageError if one of the values, with commas between, is not known."""
+    for value in listed(values):
+        if value not in known:
+            raise unknown(kind, value, known)
 
 
 def listed(text: str) -> list[str]:

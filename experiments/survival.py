@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments import bench, jobs
 from zoo import flags, rundir
-from zoo.errors import check_positive, unknown
+from zoo.errors import UsageError, check_positive
 from zoo.models import names
 
 CHECKS = ("kills", "equality", "network", "faults", "soak")
@@ -59,15 +59,13 @@ class SurvivalFlags:
 
     def __post_init__(self):
         check_positive(kills=self.kills, steps=self.steps, minutes=self.minutes)
-        for name in bench.listed(self.checks):
-            if name not in CHECKS:
-                raise unknown("check", name, CHECKS)
-        for name in bench.listed(self.strategies):
-            if name not in jobs.STRATEGIES:
-                raise unknown("strategy", name, jobs.STRATEGIES)
-        for name in (*bench.listed(self.models), self.soak_model):
-            if name not in names():
-                raise unknown("model", name, names())
+        bench.check_listed("check", self.checks, CHECKS)
+        bench.check_listed("strategy", self.strategies, jobs.STRATEGIES)
+        bench.check_listed("model", f"{self.models},{self.soak_model}", names())
+        if not bench.listed(self.strategies):
+            raise UsageError(
+                "--strategies is empty: expected some of " + ", ".join(jobs.STRATEGIES)
+            )
 
 
 def main(argv: list[str]) -> int:

@@ -185,7 +185,8 @@ with strategy.scope():
     take_sums(optimizer)
     norm, alone = BatchNormalization(affine=False), BatchNormalization(affine=False)
     alone.synchronized = False
-    norm.build([None, 1]), alone.build([None, 1])
+    norm.build([None, 1])
+    alone.build([None, 1])
 
 @tf.function
 def update(gradients):

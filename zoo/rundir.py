@@ -17,6 +17,7 @@ with all that is in them.
 
 import contextlib
 import fcntl
+import functools
 import io
 import json
 import os
@@ -277,6 +278,7 @@ def gpus() -> list[str]:
     return found
 
 
+@functools.cache
 def _commit() -> str:
     """Of the checkout that this code lies in, with a "+" if it was changed; "" if it lies in none.
 
