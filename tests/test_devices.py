@@ -4,8 +4,10 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -33,6 +35,18 @@ def start_workers(count: int, run_dir: pathlib.Path, *arguments: str) -> list[su
             patch.setenv("TF_CONFIG", config(index, *addresses))
             processes.append(start("zoo.train", *SMALL, f"--run_dir={run_dir}", *arguments))
     return processes
+
+
+def ends(workers: list[subprocess.Popen], seconds: int = 300) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each, once all have ended; what hangs is killed first."""
+    deadline = time.monotonic() + seconds
+    for worker in workers:
+        try:
+            worker.wait(max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+    said = [worker.communicate() for worker in workers]
+    return [(worker.returncode, *texts) for worker, texts in zip(workers, said, strict=True)]
 
 
 def assert_same_up_to_rounding(one: dict, other: dict) -> None:
@@ -98,6 +112,11 @@ def test_cluster_is_read_from_tf_config(monkeypatch):
         config(0, "a:1", "b:1", kind="ps"),
         '{"cluster": {"worker": 3}}',
         '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": "x"}}',
+        config(0, "a", "b:1"),
+        config(0, "a:1", "b:x"),
+        config(0, "a:1", "b:65536"),
+        config(0, "a:1", "a:1"),
+        config(0, 1, 2),
     ):
         with pytest.raises(UsageError, match=r"TF_CONFIG is wrong .*expected TF_CONFIG='"):
             read(wrong)
@@ -134,6 +153,18 @@ def test_a_worker_that_never_comes_is_not_waited_for_for_ever(index, tmp_path, m
     assert not (tmp_path / "run" / "flags.txt").exists()
 
 
+def test_a_worker_whose_port_is_taken_says_so(tmp_path, monkeypatch):
+    addresses = jobs.loop_back(2)
+    monkeypatch.setenv("TF_CONFIG", config(1, *addresses))
+    host, _, port = addresses[1].rpartition(":")
+    with socket.create_server((host, int(port))):
+        done = run("zoo.train", *SMALL, f"--run_dir={tmp_path / 'run'}", timeout=60)
+    assert done.returncode == 1  # not 2, after which no cluster would start it again
+    words = f"error: worker 1 of TF_CONFIG, {addresses[1]}, cannot join"
+    assert done.stderr.splitlines()[-1].startswith(words), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_wait_that_is_no_number_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config(0, "localhost:1", "localhost:2"))
     for wrong in ("soon", "0", "nan"):
@@ -157,11 +188,10 @@ def test_shares_of_a_batch_in_parts_equal_the_whole(tmp_path):
 
 @pytest.mark.slow
 def test_two_hosts_train_what_one_does_and_the_chief_alone_writes(one_device, tmp_path):
-    workers = start_workers(2, tmp_path / "run", *FEW)
-    outputs = [worker.communicate(timeout=300) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], outputs
-    assert "Step 40, test split" in outputs[0][0]
-    assert outputs[1][0].splitlines()[1:] == ["Waiting for all 2 workers"]
+    outputs = ends(start_workers(2, tmp_path / "run", *FEW))
+    assert [code for code, _, _ in outputs] == [0, 0], outputs
+    assert "Step 40, test split" in outputs[0][1]
+    assert outputs[1][1].splitlines()[1:] == ["Waiting for all 2 workers"]
     assert_same_up_to_rounding(jobs.state(one_device, 40), jobs.state(tmp_path / "run", 40))
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {path.name for path in one_device.iterdir()}
@@ -236,13 +266,12 @@ def test_replicas_skip_an_update_together_and_normalize_together_or_apart():
 @pytest.mark.parametrize("hit", [0, 1])
 def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_path):
     run_dir = tmp_path / "run"
-    checkpoints = run_dir / "checkpoints"
-    options = ("--total_steps=1000", "--eval_every=1000", "--sample_every=1000")
-    long = (*options, "--checkpoint_every=20")
+    rarely = [f"--{what}_every=1000" for what in ("eval", "sample", "checkpoint")]
+    whole = ("--total_steps=1000", *rarely)
+    long = (*whole, "--checkpoint_every=20")
 
     def saved() -> int:
-        steps = [int(path.stem.removeprefix("step-")) for path in checkpoints.glob("step-*.index")]
-        return max(steps, default=0)
+        return max(jobs.steps(run_dir), default=0)
 
     workers = start_workers(2, run_dir, *long)
     wait_for(lambda: saved() > 0, workers[0])
@@ -258,17 +287,12 @@ def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_
     workers = start_workers(2, run_dir, *long)
     wait_for(lambda: saved() > before, workers[0])
     workers[hit].send_signal(signal.SIGTERM)
-    outputs = [worker.communicate(timeout=60) for worker in workers]
-    assert [worker.returncode for worker in workers] == [143, 143], outputs
-    assert (
-        f"all saved. To go on: python -m zoo.train --flagfile={os.fspath(run_dir)}"
-        in (outputs[0][0])
-    )
+    outputs = ends(workers, 60)
+    assert [code for code, _, _ in outputs] == [143, 143], outputs
+    words = f"all saved. To go on: python -m zoo.train --flagfile={os.fspath(run_dir)}"
+    assert words in outputs[0][1]
     # Killed, stopped and gone on: the same as never interrupted.
-    for worker in start_workers(2, run_dir, *long):
-        worker.communicate(timeout=300)
-    for worker in start_workers(2, tmp_path / "whole", *options, "--checkpoint_every=1000"):
-        worker.communicate(timeout=300)
-    whole = jobs.state(tmp_path / "whole", 1000)
-    for name, value in jobs.state(run_dir, 1000).items():
-        np.testing.assert_array_equal(value, whole[name])
+    for directory, more in (run_dir, long), (tmp_path / "whole", whole):
+        outputs = ends(start_workers(2, directory, *more))
+        assert [code for code, _, _ in outputs] == [0, 0], outputs
+    assert jobs.equal(run_dir, tmp_path / "whole", 1000)

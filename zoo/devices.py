@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from zoo import runtime
-from zoo.errors import UsageError
+from zoo.errors import UsageError, reason
 
 _EXAMPLE = (
     """TF_CONFIG='{"cluster": {"worker": ["host0:12345", "host1:12345"]}, """
@@ -64,7 +64,8 @@ class Devices:
         """Imports TensorFlow and makes the strategy: to be called before any other use of it.
 
         strategy: as the flag; num_devices: of the CPU, split to try several devices on one; 0 for
-        as it is. UsageError if the machine or TF_CONFIG has not what the strategy needs.
+        as it is. UsageError if the machine or TF_CONFIG has not what the strategy needs; SystemExit
+        with one line if this worker cannot listen at its address, which may pass.
         """
         cluster = _cluster(strategy)
         if num_devices and cluster is not None:
@@ -150,6 +151,12 @@ def cluster_from_environment() -> Cluster | None:
             index += len(cluster.get("chief", ()))
         if kind not in ("chief", "worker") or not 0 <= index < max(len(workers), 1):
             raise ValueError(f"task {kind} {task.get('index', 0)} of {len(workers)} workers")
+        for address in workers:
+            _, _, port = address.rpartition(":")
+            if not (port.isdecimal() and 0 < int(port) < 2**16):
+                raise ValueError(f"no port in {address!r}")
+        if len(set(workers)) < len(workers):
+            raise ValueError("two workers at one address")
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(f"TF_CONFIG is wrong ({error}): expected {_EXAMPLE}") from error
     return Cluster(workers, index) if len(workers) > 1 else None
@@ -200,7 +207,15 @@ def _bounded(cluster: Cluster) -> Iterator[None]:
 
 def _make(tf, strategy: str, num_devices: int, cluster: Cluster | None):
     if cluster is not None:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.OpError as error:
+            # No UsageError: what is left of the job before may hold the port a little longer.
+            raise SystemExit(
+                f"error: worker {cluster.number} of TF_CONFIG, {cluster.workers[cluster.number]}, "
+                f"cannot join the others ({reason(error)}): its address must be one of this host, "
+                "its port free; then start all workers again"
+            ) from error
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     devices = [f"GPU:{number}" for number in range(num_gpus)]
     if num_devices:
