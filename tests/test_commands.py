@@ -596,18 +596,16 @@ def test_a_second_signal_ends_at_once_even_within_a_block(tmp_path, number):
     assert os.listdir(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize(
-    ("number", "message"), ((signal.SIGINT, "interrupted: the same command"), (signal.SIGTERM, ""))
-)
-def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, number, message):
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, number):
     path = tmp_path / "run"
     with training(path) as process:
         assert process.stdout.readline().startswith("vae on glyphs")
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert err.startswith(message)
-    assert err.count("\n") == bool(message)
+    assert err.startswith("interrupted: the same command")
+    assert err.count("\n") == 1
     assert not path.exists()
 
 

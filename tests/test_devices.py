@@ -266,8 +266,8 @@ def test_replicas_skip_an_update_together_and_normalize_together_or_apart():
 @pytest.mark.parametrize("hit", [0, 1])
 def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_path):
     run_dir = tmp_path / "run"
-    rarely = [f"--{what}_every=1000" for what in ("eval", "sample", "checkpoint")]
-    whole = ("--total_steps=1000", *rarely)
+    rarely = [f"--{what}_every=400" for what in ("eval", "sample", "checkpoint")]
+    whole = ("--total_steps=400", *rarely)
     long = (*whole, "--checkpoint_every=20")
 
     def saved() -> int:
@@ -295,4 +295,4 @@ def test_all_hosts_stop_when_one_is_told_to_and_end_when_one_is_killed(hit, tmp_
     for directory, more in (run_dir, long), (tmp_path / "whole", whole):
         outputs = ends(start_workers(2, directory, *more))
         assert [code for code, _, _ in outputs] == [0, 0], outputs
-    assert jobs.equal(run_dir, tmp_path / "whole", 1000)
+    assert jobs.equal(run_dir, tmp_path / "whole", 400)

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from commands import SMALL, assert_done, start, temporary_files, train, wait_for
 
-KILLS = 24
+KILLS = 12
 ARGUMENTS = (
     "--total_steps=60",
     "--checkpoint_every=3",

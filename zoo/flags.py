@@ -265,21 +265,25 @@ def check_checkpoint(value: str) -> None:
 def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command's main(argv) and exits: 2 and one line on stderr for a UsageError."""
     # As an exception, so that temporary files are removed on the way out.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         code = 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted: the same command starts again from what was saved", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        code = 128 + (interrupt.args or (signal.SIGINT,))[0]
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     sys.exit(code)
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt(number)
 
 
 def wants_help(argv: Sequence[str]) -> bool:
