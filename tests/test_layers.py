@@ -315,6 +315,19 @@ def test_double_nearest_repeats_pixels():
     np.testing.assert_allclose(layers.halve(tf.constant(expected)), values, rtol=1e-6)
 
 
+def test_the_gradient_of_repeated_pixels_is_their_sum_and_has_one_itself():
+    values, upstream = tf.Variable(normal(2, 3, 4, 5)), tf.Variable(normal(2, 6, 8, 5))
+    with tf.GradientTape() as outer:
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layers.double(values, "nearest") * upstream)
+        gradient = tape.gradient(total, values)
+        squares = tf.reduce_sum(gradient**2)
+    expected = upstream.numpy().reshape(2, 3, 2, 4, 2, 5).sum((2, 4))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+    again = 2 * expected.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(outer.gradient(squares, upstream), again, rtol=1e-5, atol=1e-5)
+
+
 def test_double_bilinear_is_pillows():
     values = normal(2, 3, 4, 2)
     doubled = layers.double(tf.constant(values), "bilinear").numpy()

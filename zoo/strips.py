@@ -20,12 +20,12 @@ import tensorflow as tf
 
 from zoo import perceptual
 from zoo.generative import to_float
+from zoo.layers import double
 from zoo.style_nets import (
     EPSILON,
     Decoder,
     ReflectedConvolution,
     TransformerNet,
-    enlarge,
     fixed_grain,
 )
 
@@ -166,7 +166,7 @@ class _Step:
     def __call__(self, x: tf.Tensor, begin: int, height: int, first: int, last: int) -> tf.Tensor:
         """Rows first to last, of x, which has the map's rows from begin on; see `inputs`."""
         if self.upsampling:
-            x, begin, height = enlarge(x, self.upsampling), 2 * begin, 2 * height
+            x, begin, height = double(x, self.upsampling), 2 * begin, 2 * height
         top, bottom = self._window(first, last)
         x = x[:, max(top, 0) - begin : min(bottom, height) - begin]
         rows, columns = [max(-top, 0), max(bottom - height, 0)], [self.reach, self.reach]

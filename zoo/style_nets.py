@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 from zoo.generative import stateless_normal
+from zoo.layers import double
 
 EPSILON = 1e-5
 
@@ -40,17 +41,9 @@ class ReflectedConvolution(layers.Layer):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         if self.upsampling:
-            x = enlarge(x, self.upsampling)
+            x = double(x, self.upsampling)
         reach = [self.reach, self.reach]
         return self.convolution(tf.pad(x, [[0, 0], reach, reach, [0, 0]], "REFLECT"))
-
-
-def enlarge(x: tf.Tensor, how: str) -> tf.Tensor:
-    """[B, H, W, C] -> [B, 2H, 2W, C], "nearest" or "bilinear"; H and W may be unknown."""
-    size = 2 * tf.shape(x)[1:3]
-    # XLA's gradient of a resized half-precision map is a float32 one, which it then refuses.
-    values = tf.cast(x, tf.float32) if how == "bilinear" else x
-    return tf.cast(tf.image.resize(values, size, how), x.dtype)
 
 
 def normalise(
