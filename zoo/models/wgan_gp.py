@@ -7,7 +7,7 @@ Adam 2e-4 (0, .9), rates that fall to 0: `experiments/wgan_gp_cifar.flags`); `co
 default, has the critic and the layers of their MNIST code on DCGAN's nets: Adam 1e-4 (.5, .9).
 
 Deviations: 4x4 convolutions (5x5 there), BatchNorm in the convolutional generator (none there),
-a higher learning rate, label-free, samples from an averaged generator. A step is one update of
+learning rates for a short training (experiments/LOG.md), label-free, samples from an averaged generator. A step is one update of
 the generator, hence five batches.
 """
 
@@ -34,8 +34,8 @@ class Config(AdversarialConfig):
     loss: Literal["non_saturating", "least_squares", "hinge", "wasserstein"] = "wasserstein"
     gradient_penalty: float = 10.0
     discriminator_steps: int = 5
-    learning_rate: float = 1e-3
-    discriminator_learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
+    discriminator_learning_rate: float = 3e-3
     final_learning_rate: float = 0.0
     beta_2: float = 0.9
     architecture: Literal["convolutional", "residual"] = "convolutional"
