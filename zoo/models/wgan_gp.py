@@ -7,8 +7,8 @@ Adam 2e-4 (0, .9), rates that fall to 0: `experiments/wgan_gp_cifar.flags`); `co
 default, has the critic and the layers of their MNIST code on DCGAN's nets: Adam 1e-4 (.5, .9).
 
 Deviations: 4x4 convolutions (5x5 there), BatchNorm in the convolutional generator (none there),
-learning rates for a short training (experiments/LOG.md), label-free, samples from an averaged generator. A step is one update of
-the generator, hence five batches.
+learning rates for a short training (experiments/LOG.md), label-free, samples from an averaged
+generator. A step is one update of the generator, hence five batches.
 """
 
 import dataclasses
